@@ -1,0 +1,1 @@
+"""Backends: simulator -> frame or snapshot."""

@@ -1,0 +1,225 @@
+"""The nouns of the data path: what is asked for, what is captured, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DropCause(StrEnum):
+    """Why a requested frame is not in any segment."""
+
+    QUEUE_FULL = "queue_full"
+    CAPTURE_FAILED = "capture_failed"
+    RENDER_FAILED = "render_failed"
+    WORKER_LOST = "worker_lost"
+    ENCODE_FAILED = "encode_failed"
+    DISK_FULL = "disk_full"
+    CLOSED = "closed"
+    """The recorder was closed without waiting for what was queued."""
+
+
+class ClipState(StrEnum):
+    """How far a clip is; the `state` of its manifest."""
+
+    RECORDING = "recording"
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    RECOVERED = "recovered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRequest:
+    """A span of steps that the schedule asked for."""
+
+    name: str
+    """File name without folder and suffix, as wished for; the file may get a number where the name is taken."""
+    stream: str
+    start_step: int
+    """The step shown by the frame at `pts` 0: -1 where that is the reset before the very first step."""
+    frame_stride: int
+    clip_index: int
+    """Counts the clips of one recorder from 0; identifies the clip inside this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRequest:
+    """One frame that the schedule asked for."""
+
+    clip: ClipRequest
+    step: int
+    pts: int
+    """Place on the clip's timeline, in frames of `frame_stride` steps, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Pixels in a slot: shape `[height, width, 3]`, uint8, sRGB, C-contiguous, top row first."""
+
+    height: int
+    width: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.height * self.width * 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The state of a simulator in a slot, in the layout that the stream's renderer understands."""
+
+    nbytes: int
+
+
+class PendingSnapshot(Protocol):
+    """A snapshot whose copy from the device is still under way."""
+
+    def poll(self) -> Snapshot | None:
+        """Return the snapshot once it is whole in its slot, else None. Never waits."""
+        ...
+
+    def wait(self) -> Snapshot:
+        """Wait for the device, then return the snapshot. Called when a clip is closed, never from `step`."""
+        ...
+
+
+class Slot(Protocol):
+    """Room for one capture in the frame pool, leased to a backend for one call of `capture`."""
+
+    def array(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return the slot's first `nbytes` bytes, writable, shape `[nbytes]`.
+
+        The array is valid until the capture is handed over; it may not be kept.
+        A slot grows to what is asked of it; `CaptureError` where the frame pool can't hold as much.
+        """
+        ...
+
+
+class Renderer(Protocol):
+    """Draws snapshots. Pickled by the training process, opened and used in a worker by one thread."""
+
+    def open(self) -> None:
+        """Load the model and make the drawing context; may take seconds. Raises `BackendError`."""
+        ...
+
+    def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Draw one snapshot.
+
+        Args:
+            snapshot: The bytes that `capture` wrote, shape `[nbytes]`, read-only, valid during the call.
+
+        Returns:
+            Pixels, shape `[height, width, 3]`, uint8, sRGB, top row first; the renderer may reuse the array
+            at the next call.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureFormat:
+    """What a backend says of its captures when it is opened."""
+
+    width: int | None
+    """Pixels; None where only the first frame tells."""
+    height: int | None
+    nbytes: int | None
+    """Bytes of one capture; None where only the first one tells."""
+    steps_per_second: float | None
+    """Simulated steps a second [Hz]; None where the simulator doesn't say."""
+    renderer: Renderer | None = None
+    """Draws the captures, if they are snapshots; None: the captures are pixels."""
+    worker_environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that a worker must start with to draw on the right device."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What `session.json` and the log should say of the source and its camera; JSON types only."""
+
+
+class Backend(Protocol):
+    """A source of captures. Every method is called on the training thread."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
+        """Get ready for captures of `width` x `height` pixels (None: the backend's own size).
+
+        Raises:
+            BackendError: the simulator can't be recorded, with what was found and what to do.
+        """
+        ...
+
+    def capture(self, request: CaptureRequest, slot: Slot) -> Frame | Snapshot | PendingSnapshot:
+        """Write the current picture or state into `slot`.
+
+        Raises:
+            CaptureError: there is no picture, or not of the right kind; costs this frame only.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what `open` took. The simulator itself belongs to the caller."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One closed MP4 file of a clip."""
+
+    file: str
+    """Name inside the output folder."""
+    first_step: int
+    last_step: int
+    frames: int
+    nbytes: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameCounts:
+    """`requested == encoded + sum(dropped.values()) + pending`, at every moment."""
+
+    requested: int = 0
+    encoded: int = 0
+    dropped: Mapping[DropCause, int] = field(default_factory=dict)
+    pending: int = 0
+    """Captured and neither encoded nor dropped yet."""
+
+    @property
+    def dropped_total(self) -> int:
+        return sum(self.dropped.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """What is known of a clip at one moment; once closed, for good."""
+
+    name: str
+    """File name without folder and suffix."""
+    stream: str
+    backend: str
+    state: ClipState
+    start_step: int
+    end_step: int | None
+    """The last step of the span; None while it is open."""
+    frame_stride: int
+    fps: float
+    width: int | None
+    height: int | None
+    codec: str | None
+    frames: FrameCounts
+    missing_steps: tuple[tuple[int, int], ...]
+    """Requested steps without a frame, as inclusive ranges on the grid of `frame_stride`."""
+    segments: tuple[Segment, ...]
+    open_segment: str | None = None
+    """File name of the segment that is being written, ending in `.part`."""
+
+
+ClipHook = Callable[[Clip], None]

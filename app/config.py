@@ -1,0 +1,252 @@
+"""`RecorderConfig`: every setting of a recorder, in one flat frozen dataclass, validated once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError
+
+MAX_SIDE = 16384
+"""Longest side of a picture [pixels], the limit of H.264 level 6.2 encoders."""
+
+
+class DropPolicy(StrEnum):
+    """What happens to frames when the frame queue is full."""
+
+    BLOCK = "block"
+    """Wait at most `block_timeout_s` for room, then drop the new frame."""
+    DROP_NEWEST = "drop_newest"
+    """Drop the new frame."""
+    DROP_OLDEST = "drop_oldest"
+    """Drop the frame that has waited longest."""
+    THIN = "thin"
+    """Drop every second waiting frame of the clip that has most waiting, so that its rate halves evenly."""
+
+
+class WorkerPriority(StrEnum):
+    """How a worker program competes with training for the processor."""
+
+    AUTO = "auto"
+    """`IDLE` where the system has it, else `LOW`."""
+    IDLE = "idle"
+    """Runs only while a core has nothing else to do (`SCHED_IDLE`)."""
+    LOW = "low"
+    """A smaller share than training (`nice 10`)."""
+    NORMAL = "normal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderConfig:
+    """Settings of a recorder.
+
+    Raises:
+        ConfigurationError: a value that can't work, named with its field and with what is allowed.
+    """
+
+    output_dir: str | Path
+    """Folder of the clips; made if it is not there."""
+    name_prefix: str = "rl-video"
+    """Clips are called `<prefix>-step-<N>` and `<prefix>-episode-<N>`."""
+
+    video_length: int = 200
+    """Steps of a clip; 0: until the episode ends."""
+    video_interval: int = 2000
+    """Steps from the start of one clip to the start of the next; 0: one clip. Unused where a trigger is given."""
+    step_offset: int = 0
+    """Step of the first clip."""
+    frame_stride: int = 1
+    """Capture every n-th step of a clip."""
+    episode_trigger: Callable[[int], bool] | None = None
+    """Called with each episode's number, from 0, at its reset; True opens a clip."""
+    step_trigger: Callable[[int], bool] | None = None
+    """Called with each step's number, from 0; True opens a clip."""
+
+    width: int | None = None
+    """Pixels; None: from the backend."""
+    height: int | None = None
+    fps: float | None = None
+    """Frames a second of video; None: the backend's steps a second divided by `frame_stride`, so that
+    video time is simulation time."""
+
+    codec: str = "auto"
+    """An encoder's name in FFmpeg, or "auto": the best that opens on this machine."""
+    preset: str = "superfast"
+    """Speed preset of libx264 and libx265; other encoders use their own defaults."""
+    crf: int = 23
+    """Constant rate factor, 0 (best) to 51."""
+    pix_fmt: str = "yuv420p"
+    gop_s: float = 1.0
+    """Video seconds from keyframe to keyframe, which is also the most that a crash takes of an open segment."""
+    segment_s: float | None = None
+    """Video seconds after which a clip goes on in a new segment; None: never."""
+    segment_bytes: int | None = None
+    """Bytes after which a clip goes on in a new segment; None: never."""
+    keep_last_n_clips: int | None = None
+    """Delete older clips of this prefix once there are more; None: keep all."""
+
+    queue_depth: int = 1024
+    """Captures that may wait for a worker."""
+    queue_bytes: int = 256 * 2**20
+    """Bytes of captures that may wait for a worker; whichever of the two is reached first."""
+    drop_policy: DropPolicy = DropPolicy.THIN
+    block_timeout_s: float = 1.0
+    """Longest wait of one `step` under `DropPolicy.BLOCK` [s]."""
+
+    worker_count: int = 1
+    worker_priority: WorkerPriority = WorkerPriority.AUTO
+    worker_device: str = "auto"
+    """Where workers draw: "auto" (where training does not compute), "cpu", "cuda" or "cuda:<n>"."""
+    render_duty: float = 1.0
+    """Share of wall-clock time that a worker may spend rendering; 1.0: without pause."""
+    strict: bool = False
+    """Raise `RecordingError` from the call after the one in which frames were lost, instead of counting on."""
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            problem = check(getattr(self, name))
+            if problem:
+                raise _refusal(name, getattr(self, name), problem)
+        object.__setattr__(self, "output_dir", Path(self.output_dir))
+        object.__setattr__(self, "drop_policy", DropPolicy(self.drop_policy))
+        object.__setattr__(self, "worker_priority", WorkerPriority(self.worker_priority))
+        if 0 < self.video_interval < self.video_length:
+            raise _refusal(
+                "video_interval", self.video_interval, f"0 (one clip) or at least video_length ({self.video_length})"
+            )
+        if 0 < self.video_length < self.frame_stride:
+            raise _refusal("frame_stride", self.frame_stride, f"at most video_length ({self.video_length})")
+
+    @property
+    def output_path(self) -> Path:
+        """`output_dir` as a `Path`."""
+        return Path(self.output_dir)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings in JSON types; a trigger is given by its qualified name."""
+        return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
+
+
+def check_name(name: object) -> str | None:
+    """Return what is allowed where `name` can't be part of a file name inside the output folder, else None."""
+    allowed = "1 to 100 characters, none of them / \\ or a control character, not starting with - or ."
+    if not isinstance(name, str) or not 1 <= len(name) <= 100 or len(name.encode("utf-8", "replace")) > 180:
+        return allowed
+    if name[0] in "-." or any(char in "/\\" or not char.isprintable() for char in name):
+        return allowed
+    return None
+
+
+def _refusal(name: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"{name}: got {value!r}; allowed: {allowed}")
+
+
+def _to_json(value: object) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return str(value)
+
+
+Check = Callable[[Any], str | None]
+
+
+
+def _whole(low: int, high: int | None = None, *, optional: bool = False) -> Check:
+    allowed = f"a whole number, at least {low}" if high is None else f"a whole number from {low} to {high}"
+    allowed += " or None" if optional else ""
+
+    def check(value: object) -> str | None:
+        if value is None and optional:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            return allowed
+        return None if low <= value and (high is None or value <= high) else allowed
+
+    return check
+
+
+def _real(low: float, high: float = math.inf, *, optional: bool = False) -> Check:
+    """Check for a finite number above `low` and at most `high`."""
+    allowed = f"a number above {low:g}" + ("" if high == math.inf else f" and at most {high:g}")
+    allowed += " or None" if optional else ""
+
+    def check(value: object) -> str | None:
+        if value is None and optional:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return allowed
+        return None if low < value <= high else allowed
+
+    return check
+
+
+def _trigger(value: object) -> str | None:
+    return None if value is None or callable(value) else "a function of one number, or None"
+
+
+def _flag(value: object) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+def _enum(kind: type[StrEnum]) -> Check:
+    allowed = "one of " + ", ".join(member.value for member in kind)
+
+    def check(value: object) -> str | None:
+        return None if isinstance(value, str) and value in kind.__members__.values() else allowed
+
+    return check
+
+
+def _word(value: object) -> str | None:
+    ok = isinstance(value, str) and value and value.isascii() and value.replace("_", "").replace("-", "").isalnum()
+    return None if ok else "a name in letters, digits, - and _"
+
+
+def _directory(value: object) -> str | None:
+    ok = isinstance(value, str | Path) and str(value) and "\0" not in str(value)
+    return None if ok else "a path"
+
+
+def _device(value: object) -> str | None:
+    ok = isinstance(value, str) and (
+        value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdecimal())
+    )
+    return None if ok else "auto, cpu, cuda or cuda:<n>"
+
+
+_CHECKS: dict[str, Check] = {
+    "output_dir": _directory,
+    "name_prefix": check_name,
+    "video_length": _whole(0),
+    "video_interval": _whole(0),
+    "step_offset": _whole(0),
+    "frame_stride": _whole(1),
+    "episode_trigger": _trigger,
+    "step_trigger": _trigger,
+    "width": _whole(1, MAX_SIDE, optional=True),
+    "height": _whole(1, MAX_SIDE, optional=True),
+    "fps": _real(0, 1000, optional=True),
+    "codec": _word,
+    "preset": _word,
+    "crf": _whole(0, 51),
+    "pix_fmt": _word,
+    "gop_s": _real(0, 60),
+    "segment_s": _real(0, optional=True),
+    "segment_bytes": _whole(1, optional=True),
+    "keep_last_n_clips": _whole(1, optional=True),
+    "queue_depth": _whole(1),
+    "queue_bytes": _whole(1),
+    "drop_policy": _enum(DropPolicy),
+    "block_timeout_s": _real(0, 3600),
+    "worker_count": _whole(1, 64),
+    "worker_priority": _enum(WorkerPriority),
+    "worker_device": _device,
+    "render_duty": _real(0, 1),
+    "strict": _flag,
+}

@@ -1,0 +1,47 @@
+"""The errors that reach a caller. Each message says what was tried, what was found, and what to do."""
+
+from __future__ import annotations
+
+
+class StepreelError(Exception):
+    """Base of every error that stepreel raises on purpose."""
+
+
+class ConfigurationError(StepreelError, ValueError):
+    """A setting that can't work: raised at construction, names the field, the value and what is allowed."""
+
+
+class OutputError(StepreelError):
+    """The output folder can't be made, read or written."""
+
+
+class BackendError(StepreelError):
+    """A backend can't be opened on what it was given."""
+
+
+class RendererUnavailableError(BackendError):
+    """Nothing on this machine can draw the snapshots of a backend."""
+
+
+class CaptureError(StepreelError):
+    """A picture or snapshot can't be taken, or isn't of the announced dtype, shape or size."""
+
+
+class EncodeError(StepreelError):
+    """A segment can't be encoded or written."""
+
+
+class CodecUnavailableError(ConfigurationError):
+    """No encoder of the asked name opens on this machine."""
+
+
+class WorkerError(StepreelError):
+    """A worker program can't be started, or broke the protocol."""
+
+
+class RecorderClosedError(StepreelError, RuntimeError):
+    """A recorder was used before it was opened, or after it was closed."""
+
+
+class RecordingError(StepreelError):
+    """Raised by a strict recorder, from the call after the one in which frames were lost."""

@@ -1,0 +1,121 @@
+"""The frame pool: shared memory without a name, from which every capture leases a slot."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from bisect import insort
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CaptureError
+
+_ALIGNMENT = 4096
+_POPULATE_STRIDE = 4 * 2**20
+_MADV_POPULATE_WRITE = 23
+"""From `<linux/mman.h>`, Linux 5.14: faults pages in without changing what they hold."""
+
+
+class FramePool:
+    """Memory that this process writes and a worker reads, through an inherited descriptor.
+
+    `nbytes` is address space: a page costs memory once it was populated or written. Leases are first fit, so
+    that the same warm pages are used again and again. Safe to call from any thread.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = _aligned(nbytes)
+        self.fd = _open_unnamed(self.nbytes)
+        self._map = mmap.mmap(self.fd, self.nbytes)
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
+        self._free: list[tuple[int, int]] = [(0, self.nbytes)]
+        self._lock = Lock()
+
+    def populate(self, nbytes: int) -> None:
+        """Fault in the first `nbytes` bytes, so that no capture pays for it."""
+        end = min(_aligned(nbytes), self.nbytes)
+        for start in range(0, end, _POPULATE_STRIDE):
+            try:
+                self._map.madvise(_MADV_POPULATE_WRITE, start, min(_POPULATE_STRIDE, end - start))
+            except OSError:
+                os.posix_fallocate(self.fd, start, min(_POPULATE_STRIDE, end - start))
+
+    def lease(self) -> PoolSlot:
+        """Return an empty slot; its memory is taken when its array is asked for."""
+        return PoolSlot(self)
+
+    def close(self) -> None:
+        """Let go of the memory. A worker that still reads it keeps its own mapping."""
+        self._bytes = np.empty(0, dtype=np.uint8)
+        try:
+            self._map.close()
+        except BufferError:
+            pass  # An array handed out is still referenced; the mapping goes with it.
+        os.close(self.fd)
+
+    def _take(self, nbytes: int) -> int:
+        with self._lock:
+            for place, (offset, room) in enumerate(self._free):
+                if room < nbytes:
+                    continue
+                if room == nbytes:
+                    del self._free[place]
+                else:
+                    self._free[place] = (offset + nbytes, room - nbytes)
+                return offset
+        raise CaptureError(
+            f"a capture of {nbytes} bytes does not fit into the frame pool of {self.nbytes} bytes; raise queue_bytes"
+        )
+
+    def _give_back(self, offset: int, nbytes: int) -> None:
+        with self._lock:
+            insort(self._free, (offset, nbytes))
+            place = self._free.index((offset, nbytes))
+            for left in (place, place - 1):
+                if 0 <= left < len(self._free) - 1:
+                    start, room = self._free[left]
+                    if start + room == self._free[left + 1][0]:
+                        self._free[left : left + 2] = [(start, room + self._free[left + 1][1])]
+
+
+class PoolSlot:
+    """Room for one capture; the memory is the pool's, and goes back to it with `release`."""
+
+    __slots__ = ("_pool", "_room", "offset")
+
+    def __init__(self, pool: FramePool) -> None:
+        self._pool = pool
+        self._room = 0
+        self.offset = 0
+
+    def array(self, nbytes: int) -> NDArray[np.uint8]:
+        """See `stepreel.clip.Slot.array`."""
+        if nbytes > self._room:
+            self.release()
+            room = _aligned(nbytes)
+            self.offset = self._pool._take(room)
+            self._room = room
+        return self._pool._bytes[self.offset : self.offset + nbytes]
+
+    def release(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        room, self._room = self._room, 0
+        if room:
+            self._pool._give_back(self.offset, room)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-max(nbytes, 1) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _open_unnamed(nbytes: int) -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("stepreel-frame-pool", os.MFD_CLOEXEC)
+    else:
+        fd, path = tempfile.mkstemp(prefix="stepreel-frame-pool-")
+        os.unlink(path)
+    os.ftruncate(fd, nbytes)
+    return fd
