@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DropCause(StrEnum):
@@ -22,6 +25,11 @@ class DropCause(StrEnum):
     DISK_FULL = "disk_full"
     CLOSED = "closed"
     """The recorder was closed without waiting for what was queued."""
+
+    @classmethod
+    def of_write_error(cls, exc: OSError) -> DropCause:
+        """Return `DISK_FULL` where there is no room left for a file, else `ENCODE_FAILED`."""
+        return cls.DISK_FULL if exc.errno in _NO_ROOM else cls.ENCODE_FAILED
 
 
 class ClipState(StrEnum):

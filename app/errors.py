@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .clip import DropCause
+
 
 class StepreelError(Exception):
     """Base of every error that stepreel raises on purpose."""
@@ -29,6 +31,11 @@ class CaptureError(StepreelError):
 
 class EncodeError(StepreelError):
     """A segment can't be encoded or written."""
+
+    def __init__(self, message: str, *, cause: DropCause = DropCause.ENCODE_FAILED) -> None:
+        super().__init__(message)
+        self.cause = cause
+        """Why the frames of the segment are lost: `DISK_FULL` where there is no room, else `ENCODE_FAILED`."""
 
 
 class CodecUnavailableError(ConfigurationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import tempfile
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from .errors import CaptureError
 
 _ALIGNMENT = 4096
-_POPULATE_STRIDE = 4 * 2**20
+_libc = ctypes.CDLL(None)
 _MADV_POPULATE_WRITE = 23
 """From `<linux/mman.h>`, Linux 5.14: faults pages in without changing what they hold."""
 
@@ -37,11 +38,9 @@ class FramePool:
     def populate(self, nbytes: int) -> None:
         """Fault in the first `nbytes` bytes, so that no capture pays for it."""
         end = min(_aligned(nbytes), self.nbytes)
-        for start in range(0, end, _POPULATE_STRIDE):
-            try:
-                self._map.madvise(_MADV_POPULATE_WRITE, start, min(_POPULATE_STRIDE, end - start))
-            except OSError:
-                os.posix_fallocate(self.fd, start, min(_POPULATE_STRIDE, end - start))
+        # Not mmap.madvise, which holds the GIL meanwhile.
+        if _libc.madvise(ctypes.c_void_p(self._bytes.ctypes.data), ctypes.c_size_t(end), _MADV_POPULATE_WRITE):
+            os.posix_fallocate(self.fd, 0, end)
 
     def lease(self) -> PoolSlot:
         """Return an empty slot; its memory is taken when its array is asked for."""
@@ -56,7 +55,7 @@ class FramePool:
             pass  # An array handed out is still referenced; the mapping goes with it.
         os.close(self.fd)
 
-    def _take(self, nbytes: int) -> int:
+    def _take(self, nbytes: int) -> int | None:
         with self._lock:
             for place, (offset, room) in enumerate(self._free):
                 if room < nbytes:
@@ -66,9 +65,7 @@ class FramePool:
                 else:
                     self._free[place] = (offset + nbytes, room - nbytes)
                 return offset
-        raise CaptureError(
-            f"a capture of {nbytes} bytes does not fit into the frame pool of {self.nbytes} bytes; raise queue_bytes"
-        )
+        return None
 
     def _give_back(self, offset: int, nbytes: int) -> None:
         with self._lock:
@@ -96,7 +93,13 @@ class PoolSlot:
         if nbytes > self._room:
             self.release()
             room = _aligned(nbytes)
-            self.offset = self._pool._take(room)
+            offset = self._pool._take(room)
+            if offset is None:
+                raise CaptureError(
+                    f"a capture of {nbytes} bytes finds no room in the frame pool of {self._pool.nbytes} bytes; "
+                    "raise queue_bytes"
+                )
+            self.offset = offset
             self._room = room
         return self._pool._bytes[self.offset : self.offset + nbytes]
 

@@ -1,0 +1,151 @@
+"""`Recorder`: the recorder for a synchronous training loop, with an event loop of its own."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from .clip import Backend, ClipHook
+from .config import RecorderConfig
+from .errors import RecorderClosedError
+from .producer import Producer
+from .recorder import AsyncRecorder
+from .statistics import Statistics, Summary
+
+
+class Recorder:
+    """Records clips of a simulation for a synchronous training loop.
+
+    ```python
+    with Recorder(config, backend) as recorder:
+        recorder.reset()
+        for _ in range(steps):
+            train_step()
+            recorder.step()
+    print(recorder.summary())
+    ```
+
+    The event loop runs in a thread of its own; frames go past it, straight into the queue. All methods belong to
+    the thread that steps the simulation, except `statistics`, which may be called from any. The arguments and
+    what the constructor raises are `AsyncRecorder`'s; `on_clip_closed` is called on the event loop's thread.
+    """
+
+    def __init__(
+        self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None
+    ) -> None:
+        self._recorder = AsyncRecorder(config, backend, on_clip_closed=on_clip_closed)
+        self._producer: Producer | None = None
+        self._portal: BlockingPortal | None = None
+        self._resources = ExitStack()
+
+    @property
+    def config(self) -> RecorderConfig:
+        return self._recorder.config
+
+    def __enter__(self) -> Self:
+        """Start the event loop and the workers; raises as `AsyncRecorder.__aenter__` does."""
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(self._recorder))
+            self._resources = stack.pop_all()
+        self._portal = portal
+        self._producer = self._recorder.producer
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def step(self) -> None:
+        """Count one step of the simulation, and capture it where the schedule says so.
+
+        Raises:
+            RecorderClosedError: the recorder is not open.
+            RecordingError: `strict` is set, and frames were lost since the last call.
+        """
+        producer = self._producer or self._refuse()
+        producer.step()
+        if producer.held:
+            self._wait_for_room(producer)
+
+    def reset(self) -> None:
+        """Begin an episode; call it after the simulation was reset. Raises as `step` does."""
+        producer = self._producer or self._refuse()
+        producer.reset()
+        if producer.held:
+            self._wait_for_room(producer)
+
+    def start_clip(self, name: str | None = None, *, length: int | None = None) -> None:
+        """Open a clip `<prefix>-<name>` with the next step, for `length` steps or until `stop_clip`."""
+        (self._producer or self._refuse()).start_clip(name, length)
+
+    def stop_clip(self) -> None:
+        """End the open clip with the step before."""
+        (self._producer or self._refuse()).stop_clip()
+
+    def pause(self) -> None:
+        """Capture nothing until `resume`; steps go on counting."""
+        (self._producer or self._refuse()).pause()
+
+    def resume(self) -> None:
+        """Capture again."""
+        (self._producer or self._refuse()).resume()
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a clip is being captured."""
+        return self._recorder.is_recording
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was captured is encoded or dropped, and every ended clip is closed.
+
+        Returns:
+            False where `timeout_s` was over first; call it again to go on waiting.
+        """
+        self._producer or self._refuse()
+        if self._portal is None:
+            return True
+        return self._portal.call(self._flush, timeout_s)
+
+    def close(self) -> None:
+        """End the open clip, finish all that was captured, and end workers and event loop.
+
+        A second call does nothing. Interrupted (Ctrl-C), it drops what no worker has begun, closes the segments
+        as far as they came, and passes the interruption on.
+        """
+        producer, self._producer = self._producer, None
+        if producer:
+            producer.close()
+            self._wait_for_room(producer)
+        self._resources.pop_all().close()
+        self._portal = None
+
+    def statistics(self) -> Statistics:
+        """Return what happened so far; cheap, and safe to call from any thread."""
+        return self._recorder.statistics()
+
+    def summary(self) -> Summary:
+        """Return every clip that is closed, and the sums; complete once the recorder is closed."""
+        return self._recorder.summary()
+
+    async def _flush(self, timeout_s: float | None) -> bool:
+        with anyio.move_on_after(timeout_s):
+            await self._recorder.flush()
+            return True
+        return False
+
+    def _wait_for_room(self, producer: Producer) -> None:
+        deadline = time.monotonic() + self.config.block_timeout_s
+        while producer.held:
+            left_s = max(0.0, deadline - time.monotonic())
+            granted = self._recorder.queue.wait_for_room(producer.held[0].nbytes, left_s)
+            producer.settle_held(granted=granted)
+
+    def _refuse(self) -> Producer:
+        raise RecorderClosedError("the recorder is not open; use it inside its `with` block")

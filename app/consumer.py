@@ -1,0 +1,585 @@
+"""The event loop's half of the path: frames to workers, reports to manifests and the log."""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from .clip import CaptureFormat, ClipHook, ClipState, DropCause, Frame, Segment
+from .config import RecorderConfig
+from .doorbell import Doorbell, Pulse
+from .encoders import protocol
+from .encoders.manifest import prune_clips, reserve_name, write_manifest
+from .encoders.worker_process import WorkerProcess
+from .errors import CodecUnavailableError, RecordingError, StepreelError, WorkerError
+from .frame_pool import FramePool
+from .ledger import ClipAccount, Ledger
+from .producer import ClipEnded, ClipOpened, News, Producer, Trouble
+from .scheduling.frame_queue import FrameQueue, QueuedFrame
+from .session import SessionLog
+from .statistics import Timings
+
+_CREDIT = 2
+"""Slots that a worker is given ahead: the one it works on, and the next."""
+_START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 5.0
+_MOST_LOSSES = 3
+"""Workers that one clip may lose before the rest of it is set aside."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _ClipInWork:
+    """A clip between its first frame and its last report."""
+
+    account: ClipAccount
+    is_ended: bool = False
+    is_named: bool = False
+    """It has a file name of its own."""
+    is_begun: bool = False
+    """The present worker has heard of it."""
+    is_end_sent: bool = False
+    losses: int = 0
+    """Workers lost over this clip since it last had a frame encoded."""
+    unsalvaged: str | None = None
+    """The segment that a lost worker left open."""
+    is_salvage_sent: bool = False
+    given_up: DropCause | None = None
+    """Why frames of this clip go to no worker any more."""
+
+    @property
+    def index(self) -> int:
+        return self.account.request.clip_index
+
+
+@dataclass(slots=True, kw_only=True)
+class _Seat:
+    """A place for one worker, and the clips that it has to do."""
+
+    number: int
+    clips: dict[int, _ClipInWork] = field(default_factory=dict)
+    in_flight: deque[QueuedFrame] = field(default_factory=deque)
+    salvaged: dict[int, Segment] = field(default_factory=dict)
+    bell: Pulse = field(default_factory=Pulse)
+    """Rings when there may be something to send."""
+    process: WorkerProcess | None = None
+    is_ready: bool = False
+    problem: str | None = None
+    """Why the last worker did not get ready."""
+
+
+class Consumer:
+    """Owns the workers and every task of the event loop.
+
+    `run` must be running while the other coroutines are awaited.
+    """
+
+    def __init__(
+        self,
+        config: RecorderConfig,
+        capture_format: CaptureFormat,
+        producer: Producer,
+        *,
+        fps: float,
+        queue: FrameQueue,
+        pool: FramePool,
+        ledger: Ledger,
+        doorbell: Doorbell,
+        log: SessionLog,
+        on_clip_closed: ClipHook | None,
+    ) -> None:
+        self.renders = Timings()
+        self.encodes = Timings()
+        self.worker_restarts = 0
+        self.codec: str | None = None
+        self._config = config
+        self._folder = Path(config.output_dir)
+        self._format = capture_format
+        self._fps = fps
+        self._producer = producer
+        self._queue = queue
+        self._pool = pool
+        self._ledger = ledger
+        self._doorbell = doorbell
+        self._log = log
+        self._on_clip_closed = on_clip_closed
+        self._seats = [_Seat(number=number) for number in range(config.worker_count)]
+        self._clips: dict[int, _ClipInWork] = {}
+        self._unrecorded: dict[int, ClipAccount] = {}
+        self._records = Pulse()
+        self._progress = Pulse()
+        self._closing = anyio.Event()
+        self._refusal: CodecUnavailableError | None = None
+        self._stale_size = not capture_format.nbytes
+
+    async def run(self, tasks: TaskGroup) -> None:
+        """Start every task in `tasks`, and return when the first worker is ready.
+
+        Raises:
+            WorkerError: no worker could be started.
+            CodecUnavailableError: the worker refused the configuration.
+        """
+        tasks.start_soon(self._keep_records)
+        tasks.start_soon(self._take_news)
+        for seat in self._seats:
+            tasks.start_soon(self._serve, seat)
+        with anyio.move_on_after(_START_TIMEOUT_S):
+            while not any(seat.is_ready or seat.problem for seat in self._seats):
+                await self._progress.wait()
+        if not any(seat.is_ready for seat in self._seats):
+            problem = next((seat.problem for seat in self._seats if seat.problem), None)
+            raise self._refusal or WorkerError(problem or f"no worker was ready within {_START_TIMEOUT_S:g} s")
+
+    async def drain(self) -> None:
+        """Wait until every frame that was captured so far is accounted for, and every ended clip is closed."""
+        while not self.is_drained:
+            await self._progress.wait()
+
+    @property
+    def is_drained(self) -> bool:
+        waiting = any(clip.is_ended or clip.account.pending for clip in self._clips.values())
+        return not (waiting or self._producer.news or self._unrecorded or self._log.has_lines)
+
+    async def progressed(self) -> None:
+        """Wait until something was taken out of the queue, or reported."""
+        await self._progress.wait()
+
+    def discard(self) -> None:
+        """Drop every frame that no worker has begun."""
+        for clip in self._clips.values():
+            self._discard(clip, DropCause.CLOSED)
+        self._ring_all()
+
+    async def aclose(self) -> None:
+        """End the workers and settle what is left; call `drain` first to lose nothing.
+
+        What a worker holds of a clip in work is closed as far as it came.
+        """
+        with anyio.CancelScope(shield=True):
+            self._closing.set()
+            self._ring_all()
+            with anyio.move_on_after(_END_TIMEOUT_S):
+                await self._end_workers()
+            for seat in self._seats:
+                if seat.process:
+                    seat.process.kill()
+            await self._end_workers()
+            for seat in self._seats:
+                for clip in list(seat.clips.values()):
+                    clip.is_ended = True
+                    self._give_up(seat, clip, DropCause.CLOSED)
+            self._log.flush_trouble()
+            self._records.beat()
+            await self.drain()
+
+    async def _end_workers(self) -> None:
+        while processes := [seat.process for seat in self._seats if seat.process]:
+            for process in processes:
+                process.end_commands()
+            await self._progress.wait()
+
+    # The training thread's news
+
+    async def _take_news(self) -> None:
+        while True:
+            await self._doorbell.wait()
+            while self._producer.news:
+                await self._hear(self._producer.news[0])
+                self._producer.news.popleft()
+            if self._stale_size and self._producer.capture_nbytes:
+                self._stale_size = False
+                await anyio.to_thread.run_sync(self._pool.populate, self._expected_nbytes())
+            self._ring_all()
+            self._progress.beat()
+
+    async def _hear(self, news: News) -> None:
+        match news:
+            case ClipOpened(account=account):
+                await self._open_clip(account)
+            case ClipEnded(account=account):
+                self._clips[account.request.clip_index].is_ended = True
+            case Trouble(event=event, kind=kind, count=count, facts=facts):
+                self._log.trouble(event, kind=kind, count=count, **facts)
+                if event == "capture.failed":
+                    self._fail_if_strict(f"a capture failed: {facts.get('error', kind)}")
+                elif event == "queue.full":
+                    self._fail_if_strict("the frame queue was full")
+                self._records.beat()
+
+    async def _open_clip(self, account: ClipAccount) -> None:
+        clip = self._clips[account.request.clip_index] = _ClipInWork(account=account)
+        seat = min(self._seats, key=lambda one: len(one.clips))
+        seat.clips[clip.index] = clip
+        try:
+            account.name = await anyio.to_thread.run_sync(reserve_name, self._folder, account.request.name)
+        except OSError as exc:
+            clip.given_up = DropCause.of_write_error(exc)
+            self._log.trouble("clip.unnamed", kind=type(exc).__name__, clip=account.name, error=str(exc))
+            self._fail_if_strict(f"{account.name} can't be written: {exc}")
+        else:
+            clip.is_named = True
+            self._log.info("clip.opened", clip=account.name, step=account.request.start_step)
+            self._record(account)
+
+    # The workers
+
+    async def _serve(self, seat: _Seat) -> None:
+        """Keep a worker running; after one that did not get ready, try again with the next clip."""
+        while not self._closing.is_set():
+            await self._employ(seat)
+            if self._closing.is_set():
+                return
+            if seat.problem:
+                await self._wait_for_next_clip(seat, DropCause.WORKER_LOST)
+            else:
+                losses = max((clip.losses for clip in seat.clips.values()), default=0)
+                await anyio.sleep(0.1 * losses**2)
+
+    async def _employ(self, seat: _Seat) -> None:
+        """Start a worker, and talk to it until it ends."""
+        seat.is_ready, seat.problem = False, None
+        try:
+            seat.process = await WorkerProcess.start(self._pool, self._format.worker_environment)
+        except WorkerError as exc:
+            seat.problem = str(exc)
+        else:
+            status, output = await self._converse(seat, seat.process)
+            self._note_start(seat, status, output)
+            if not self._closing.is_set():
+                self._log.warning("worker.lost", status=status, problem=seat.problem, output=output)
+                self.worker_restarts += 1
+        self._account_for_loss(seat)
+        seat.process, seat.is_ready = None, False
+        self._progress.beat()
+
+    @staticmethod
+    def _note_start(seat: _Seat, status: int, output: str) -> None:
+        if not seat.is_ready and not seat.problem:
+            seat.problem = f"the worker ended with status {status} before it was ready: {output}"
+
+    async def _converse(self, seat: _Seat, process: WorkerProcess) -> tuple[int, str]:
+        """Send and receive until the worker ends; return its exit status and last words."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(process.collect_diagnostics)
+                tasks.start_soon(self._send_to, seat, process)
+                await self._receive_from(seat, process)
+                tasks.cancel_scope.cancel()
+        finally:
+            status = await process.aclose()
+        return status, process.diagnostics
+
+    async def _wait_for_next_clip(self, seat: _Seat, cause: DropCause) -> None:
+        present = set(seat.clips)
+        while not self._closing.is_set() and set(seat.clips) <= present:
+            for clip in list(seat.clips.values()):
+                self._give_up(seat, clip, cause)
+            await seat.bell.wait()
+
+    async def _send_to(self, seat: _Seat, process: WorkerProcess) -> None:
+        try:
+            for command in self._opening_commands():
+                await process.send(command)
+            while not self._closing.is_set():
+                for command in self._next_commands(seat):
+                    await process.send(command)
+                await seat.bell.wait()
+        except WorkerError:
+            return  # The end of its replies tells the rest.
+
+    def _opening_commands(self) -> Iterator[protocol.Command]:
+        config = self._config
+        yield protocol.Configure(
+            folder=str(self._folder.absolute()),
+            codec=config.codec,
+            preset=config.preset,
+            crf=config.crf,
+            pix_fmt=config.pix_fmt,
+            gop_s=config.gop_s,
+            segment_s=config.segment_s,
+            segment_bytes=config.segment_bytes,
+            priority=config.worker_priority.value,
+            render_duty=config.render_duty,
+        )
+        yield protocol.OpenStream(
+            stream="default",
+            width=self._format.width,
+            height=self._format.height,
+            fps=self._fps,
+            payload=pickle.dumps(self._format.renderer) if self._format.renderer else b"",
+        )
+
+    def _next_commands(self, seat: _Seat) -> Iterator[protocol.Command]:
+        """Decide what the worker hears next: clips that are named, frames while it has credit, ends of clips."""
+        if not seat.is_ready:
+            return
+        for clip in list(seat.clips.values()):
+            if clip.given_up or clip.losses >= _MOST_LOSSES:
+                self._give_up(seat, clip, clip.given_up or DropCause.WORKER_LOST)
+            elif clip.unsalvaged and not clip.is_salvage_sent:
+                clip.is_salvage_sent = True
+                yield self._salvage(clip, clip.unsalvaged)
+            elif clip.is_named and not clip.is_begun and not clip.unsalvaged:
+                clip.is_begun = True
+                yield self._begin(clip)
+        begun = {index for index, clip in seat.clips.items() if clip.is_begun}
+        while len(seat.in_flight) < _CREDIT and (frame := self._queue.get_nowait(begun)):
+            seat.in_flight.append(frame)
+            yield _encode(frame)
+        for clip in list(seat.clips.values()):
+            if clip.is_begun and clip.is_ended and not clip.is_end_sent and self._is_all_sent(seat, clip):
+                clip.is_end_sent = True
+                yield _end(clip)
+
+    def _is_all_sent(self, seat: _Seat, clip: _ClipInWork) -> bool:
+        return not self._queue.waiting(clip.index) and clip.account.pending == sum(
+            frame.clip_index == clip.index for frame in seat.in_flight
+        )
+
+    def _begin(self, clip: _ClipInWork) -> protocol.BeginClip:
+        account = clip.account
+        return protocol.BeginClip(
+            clip=clip.index,
+            stream=account.request.stream,
+            name=account.name,
+            start_step=account.request.start_step,
+            frame_stride=account.request.frame_stride,
+            first_index=account.segments_opened,
+        )
+
+    def _salvage(self, clip: _ClipInWork, part: str) -> protocol.Salvage:
+        goes_on = not clip.is_ended or self._queue.waiting(clip.index) or clip.account.segments_opened > 1
+        final = part.removesuffix(".part") if goes_on else f"{clip.account.name}.mp4"
+        return protocol.Salvage(clip=clip.index, part=part, final=final)
+
+    async def _receive_from(self, seat: _Seat, process: WorkerProcess) -> None:
+        try:
+            async with aclosing(process.replies()) as replies:
+                async for reply in replies:
+                    self._take_reply(seat, process, reply)
+                    seat.bell.beat()
+                    self._progress.beat()
+        except WorkerError as exc:
+            self._log.warning("worker.broke_protocol", worker=process.pid, error=str(exc))
+            process.kill()
+
+    def _take_reply(self, seat: _Seat, process: WorkerProcess, reply: protocol.Message) -> None:
+        match reply:
+            case protocol.Ready():
+                seat.is_ready = True
+                self.codec = reply.codec or self.codec
+                self._log.info("worker.ready", worker=process.pid, codec=reply.codec)
+            case protocol.Refused():
+                seat.problem = reply.message
+                self._refusal = CodecUnavailableError(reply.message)
+                process.end_commands()
+            case protocol.StreamOpened():
+                self._log.info("renderer.opened", renderer=reply.renderer, open_s=round(reply.open_s, 3))
+            case protocol.StreamFailed():
+                self._log.warning("renderer.failed", error=reply.message)
+                self._fail_if_strict(f"the renderer can't be opened: {reply.message}")
+            case protocol.FrameDone():
+                self._take_frame_done(seat, reply)
+            case protocol.Salvaged():
+                seat.salvaged[reply.clip] = reply.segment
+            case _:
+                self._take_clip_reply(seat, reply)
+        self._records.beat()
+
+    def _take_clip_reply(self, seat: _Seat, reply: protocol.Message) -> None:
+        match reply:
+            case protocol.SegmentOpened():
+                account = seat.clips[reply.clip].account
+                account.width, account.height, account.codec = reply.width, reply.height, reply.codec
+                account.segment_opened(reply.file)
+                self._record(account)
+            case protocol.SegmentClosed():
+                account = seat.clips[reply.clip].account
+                account.segment_closed(reply.segment)
+                self._log.info(
+                    "segment.closed", clip=account.name, file=reply.segment.file, frames=reply.segment.frames
+                )
+                self._record(account)
+            case protocol.SegmentLost():
+                self._take_segment_lost(seat, reply)
+            case protocol.ClipDone():
+                self._close_clip(seat, seat.clips[reply.clip])
+            case _:
+                raise WorkerError(f"a worker does not report {type(reply).__name__}")
+
+    def _take_frame_done(self, seat: _Seat, reply: protocol.FrameDone) -> None:
+        frame = seat.in_flight.popleft()
+        if (frame.clip_index, frame.request.step) != (reply.clip, reply.step):
+            raise WorkerError(f"the worker reported step {reply.step}, and was given {frame.request.step}")
+        frame.slot.release()
+        clip = seat.clips[reply.clip]
+        if reply.cause:
+            cause = DropCause(reply.cause)
+            clip.account.frame_dropped(reply.step, cause)
+            self._log.trouble("frame.dropped", kind=cause, clip=clip.account.name, error=reply.message)
+            self._fail_if_strict(f"a frame was dropped, {cause}: {reply.message}")
+        else:
+            clip.losses = 0
+            clip.account.frame_encoded(reply.step)
+            self.encodes.add(reply.encode_s)
+        if reply.render_s:
+            self.renders.add(reply.render_s)
+
+    def _take_segment_lost(self, seat: _Seat, reply: protocol.SegmentLost) -> None:
+        clip = seat.clips[reply.clip]
+        clip.unsalvaged, clip.is_salvage_sent = None, False
+        account = clip.account
+        salvaged = seat.salvaged.pop(reply.clip, None)
+        lost = account.segment_lost(salvaged, DropCause(reply.cause))
+        file = salvaged.file if salvaged else None
+        self._log.warning("segment.lost", clip=account.name, salvaged=file, frames_lost=lost, error=reply.message)
+        self._fail_if_strict(f"a segment of {account.name} was lost: {reply.message or reply.cause}")
+        self._record(account)
+
+    def _account_for_loss(self, seat: _Seat) -> None:
+        """Book what a worker that ended took along, and have what it left on disk mended by the next one."""
+        for frame in seat.in_flight:
+            frame.slot.release()
+            clip = seat.clips[frame.clip_index]
+            if clip.account.open_segment:
+                clip.account.frame_encoded(frame.request.step)  # The salvaged segment tells whether it was.
+            else:
+                clip.account.frame_dropped(frame.request.step, DropCause.WORKER_LOST)
+        for clip in seat.clips.values():
+            if clip.is_begun or clip.is_salvage_sent:
+                clip.losses += 1
+                clip.unsalvaged = clip.account.open_segment
+                clip.is_begun = clip.is_end_sent = clip.is_salvage_sent = False
+        if seat.in_flight:
+            self._fail_if_strict("a worker was lost")
+        seat.in_flight.clear()
+        seat.salvaged.clear()
+
+    def _give_up(self, seat: _Seat, clip: _ClipInWork, cause: DropCause) -> None:
+        """Have no worker bother with a clip any more: what waits of it is dropped, now and as it comes."""
+        clip.given_up = cause
+        if clip.unsalvaged:
+            clip.unsalvaged = None
+            clip.account.segment_lost(None, cause)
+        self._discard(clip, cause)
+        if clip.is_ended and not clip.account.pending:
+            self._close_clip(seat, clip)
+
+    def _discard(self, clip: _ClipInWork, cause: DropCause) -> None:
+        for frame in self._queue.discard(clip.index):
+            frame.slot.release()
+            clip.account.frame_dropped(frame.request.step, cause)
+
+    def _close_clip(self, seat: _Seat, clip: _ClipInWork) -> None:
+        del seat.clips[clip.index]
+        self._record(clip.account)
+        clip.account.close()
+
+    # The records
+
+    def _record(self, account: ClipAccount) -> None:
+        self._unrecorded[account.request.clip_index] = account
+        self._records.beat()
+
+    async def _keep_records(self) -> None:
+        """Bring manifests and log lines to disk, on a thread of its own, the latest state of each clip only."""
+        while True:
+            while self._unrecorded or self._log.has_lines:
+                accounts, self._unrecorded = tuple(self._unrecorded.values()), {}
+                for account in accounts:
+                    await self._write_manifest(account)
+                await self._write_log()
+            self._progress.beat()
+            await self._records.wait()
+
+    async def _write_manifest(self, account: ClipAccount) -> None:
+        clip = account.to_clip()
+        in_work = self._clips.get(account.request.clip_index)
+        try:
+            if in_work and in_work.is_named:
+                await anyio.to_thread.run_sync(write_manifest, self._folder, clip)
+        except OSError as exc:
+            self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=clip.name, error=str(exc))
+        if clip.state is not ClipState.RECORDING and in_work:
+            await self._finish(account)
+
+    async def _finish(self, account: ClipAccount) -> None:
+        """Announce a clip whose last manifest is on disk."""
+        clip = self._ledger.close(account)
+        del self._clips[account.request.clip_index]
+        self._log.info(
+            "clip.closed",
+            clip=clip.name,
+            state=clip.state,
+            requested=clip.frames.requested,
+            encoded=clip.frames.encoded,
+            dropped=dict(clip.frames.dropped),
+            files=[segment.file for segment in clip.segments],
+        )
+        if self._config.keep_last_n_clips:
+            await self._prune(self._config.keep_last_n_clips)
+        if self._on_clip_closed:
+            try:
+                self._on_clip_closed(clip)
+            except Exception as exc:  # noqa: BLE001 - a caller's hook must not end the recording.
+                self._log.warning("hook.failed", hook="on_clip_closed", error=repr(exc))
+
+    async def _prune(self, keep: int) -> None:
+        try:
+            files = await anyio.to_thread.run_sync(prune_clips, self._folder, self._config.name_prefix, keep)
+        except OSError as exc:
+            self._log.trouble("prune.failed", kind=type(exc).__name__, error=str(exc))
+            return
+        if files:
+            self._log.info("clips.pruned", files=files)
+
+    async def _write_log(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._log.write_lines)
+        except OSError as exc:
+            self._log.trouble("log.not_written", kind=type(exc).__name__, error=str(exc))
+
+    def _fail_if_strict(self, reason: str) -> None:
+        if self._config.strict:
+            self._producer.fail(RecordingError(f"{reason} (strict=True)"))
+
+    def _expected_nbytes(self) -> int:
+        return populated_nbytes(self._config, self._producer.capture_nbytes)
+
+    def _ring_all(self) -> None:
+        for seat in self._seats:
+            seat.bell.beat()
+
+
+def populated_nbytes(config: RecorderConfig, capture_nbytes: int) -> int:
+    """Return how much of the frame pool captures of one size can use [bytes]."""
+    aligned = -(-capture_nbytes // 4096) * 4096
+    in_hand = (_CREDIT * config.worker_count + 2) * aligned
+    return min(config.queue_depth * aligned, config.queue_bytes) + in_hand
+
+
+def _encode(frame: QueuedFrame) -> protocol.EncodeFrame:
+    pixels = frame.capture if isinstance(frame.capture, Frame) else None
+    return protocol.EncodeFrame(
+        clip=frame.clip_index,
+        step=frame.request.step,
+        pts=frame.request.pts,
+        offset=frame.slot.offset,
+        nbytes=frame.nbytes,
+        height=pixels.height if pixels else 0,
+        width=pixels.width if pixels else 0,
+    )
+
+
+def _end(clip: _ClipInWork) -> protocol.EndClip:
+    request, end_step = clip.account.request, clip.account.end_step
+    if end_step is None:
+        raise StepreelError(f"{clip.account.name} has no end")
+    return protocol.EndClip(clip=clip.index, end_pts=(end_step - request.start_step) // request.frame_stride + 1)

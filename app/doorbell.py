@@ -1,0 +1,53 @@
+"""Waking the event loop from another thread."""
+
+from __future__ import annotations
+
+import os
+
+import anyio
+
+
+class Doorbell:
+    """Rung from any thread without waiting; awaited by one task.
+
+    Ringing costs a write to a pipe, and nothing while the last ring was not answered yet. What is to be seen must
+    be in place before the ring.
+    """
+
+    def __init__(self) -> None:
+        self._read_fd, self._write_fd = os.pipe()
+        for fd in (self._read_fd, self._write_fd):
+            os.set_blocking(fd, False)
+        self._rung = False
+
+    def ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            os.write(self._write_fd, b"\0")
+
+    async def wait(self) -> None:
+        """Return once it was rung since the last return."""
+        await anyio.wait_readable(self._read_fd)
+        os.read(self._read_fd, 4096)
+        self._rung = False
+
+    def close(self) -> None:
+        """Nobody may ring or wait any more."""
+        self._rung = True
+        anyio.notify_closing(self._read_fd)
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+
+
+class Pulse:
+    """Lets any number of tasks of one event loop wait for the next change of something."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = anyio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()

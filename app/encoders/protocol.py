@@ -1,0 +1,269 @@
+"""What the training process and a worker program say to each other: messages, and their form on a pipe.
+
+A message is a JSON object with a `type`, and, where the type has one, a payload of bytes. On the pipe it is
+preceded by the lengths of both, as two big-endian 32-bit numbers. Nothing here does I/O.
+
+    training process                          worker program
+    Configure, OpenStream          -->
+                                   <--        Ready, StreamOpened | StreamFailed
+    BeginClip, EncodeFrame ...     -->
+                                   <--        SegmentOpened, FrameDone ..., SegmentClosed
+    EndClip                        -->
+                                   <--        SegmentClosed, ClipDone
+    Salvage                        -->
+                                   <--        Salvaged
+    (pipe closed)                  -->
+                                              closes its segments, ends
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from ..clip import Segment
+from ..errors import WorkerError
+
+_LENGTHS = struct.Struct(">II")
+_MOST_NBYTES = 2**31
+"""A longer message is garbage: no model that is sent comes near."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configure:
+    """First of all: how to encode, and how to behave."""
+
+    folder: str
+    codec: str
+    preset: str
+    crf: int
+    pix_fmt: str
+    gop_s: float
+    segment_s: float | None
+    segment_bytes: int | None
+    priority: str
+    render_duty: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStream:
+    """What a stream's captures are. The payload is the pickled renderer; empty: the captures are pixels."""
+
+    stream: str
+    width: int | None
+    height: int | None
+    fps: float
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginClip:
+    """Frames of this clip follow; segments are numbered from `first_index`."""
+
+    clip: int
+    stream: str
+    name: str
+    start_step: int
+    frame_stride: int
+    first_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeFrame:
+    """A capture lies in the frame pool. `height` 0: a snapshot."""
+
+    clip: int
+    step: int
+    pts: int
+    offset: int
+    nbytes: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndClip:
+    """No frame follows; the clip's span ends before `end_pts`."""
+
+    clip: int
+    end_pts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvage:
+    """Mend the segment that a lost worker left open."""
+
+    clip: int
+    part: str
+    final: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The worker is configured; `codec` is what opened, or None where no picture size is known yet."""
+
+    codec: str | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The worker can't work with this configuration, and ends."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOpened:
+    stream: str
+    renderer: str
+    open_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFailed:
+    stream: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOpened:
+    clip: int
+    file: str
+    width: int
+    height: int
+    codec: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentClosed:
+    """A segment is whole, and has its final name."""
+
+    clip: int
+    segment: Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameDone:
+    """The slot is free. `cause` is a drop cause, or empty: the frame went into the open segment."""
+
+    clip: int
+    step: int
+    cause: str
+    message: str
+    render_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentLost:
+    """The open segment can't be finished; what it held is gone but for what was salvaged just before."""
+
+    clip: int
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipDone:
+    clip: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvaged:
+    """What is left of an open segment; `SegmentLost` follows, for the rest."""
+
+    clip: int
+    segment: Segment
+
+
+Command = Configure | OpenStream | BeginClip | EncodeFrame | EndClip | Salvage
+Reply = (
+    Ready
+    | Refused
+    | StreamOpened
+    | StreamFailed
+    | SegmentOpened
+    | SegmentClosed
+    | SegmentLost
+    | FrameDone
+    | ClipDone
+    | Salvaged
+)
+Message = Command | Reply
+MessageT = TypeVar("MessageT", bound=Message)
+
+_TYPES: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        Configure,
+        OpenStream,
+        BeginClip,
+        EncodeFrame,
+        EndClip,
+        Salvage,
+        Ready,
+        Refused,
+        StreamOpened,
+        StreamFailed,
+        SegmentOpened,
+        SegmentClosed,
+        SegmentLost,
+        FrameDone,
+        ClipDone,
+        Salvaged,
+    )
+}
+
+
+def to_bytes(message: Message) -> bytes:
+    """Return the message as it goes over a pipe."""
+    body: dict[str, Any] = {field.name: getattr(message, field.name) for field in fields(message)}
+    payload: bytes = body.pop("payload", b"")
+    if "segment" in body:
+        body["segment"] = asdict(body["segment"])
+    body["type"] = type(message).__name__
+    header = json.dumps(body, separators=(",", ":")).encode()
+    return b"".join((_LENGTHS.pack(len(header), len(payload)), header, payload))
+
+
+class MessageReader:
+    """Bytes in, messages out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take what a pipe gave; yield every message that is whole.
+
+        Raises:
+            WorkerError: the bytes are no message.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTHS.size:
+            header_nbytes, payload_nbytes = _LENGTHS.unpack_from(self._buffer)
+            end = _LENGTHS.size + header_nbytes + payload_nbytes
+            if end > _MOST_NBYTES:
+                raise WorkerError(f"a message of {end} bytes was announced on a worker's pipe")
+            if len(self._buffer) < end:
+                return
+            message = bytes(self._buffer[_LENGTHS.size : end])
+            del self._buffer[:end]
+            yield _parse(message[:header_nbytes], message[header_nbytes:])
+
+
+def _parse(header: bytes, payload: bytes) -> Message:
+    try:
+        body = json.loads(header)
+        kind = _TYPES[body.pop("type")]
+        if payload:
+            body["payload"] = payload
+        if "segment" in body:
+            body["segment"] = Segment(**body["segment"])
+        message: Message = kind(**body)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise WorkerError(f"not a message: {header[:200]!r}") from exc
+    return message

@@ -1,0 +1,371 @@
+"""The worker program: `python -m stepreel.encoders.worker`, started by the training process only.
+
+It reads commands from one pipe and captures from the frame pool, renders, encodes, and reports on another pipe.
+It ends when the command pipe is closed, by the training process or by its death.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import mmap
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..clip import DropCause, Renderer, Segment
+from ..errors import EncodeError, StepreelError
+from .codecs import EncodeSettings, choose_codec
+from .protocol import (
+    BeginClip,
+    ClipDone,
+    Configure,
+    EncodeFrame,
+    EndClip,
+    FrameDone,
+    Message,
+    MessageReader,
+    OpenStream,
+    Ready,
+    Refused,
+    Reply,
+    Salvage,
+    Salvaged,
+    SegmentClosed,
+    SegmentLost,
+    SegmentOpened,
+    StreamFailed,
+    StreamOpened,
+    to_bytes,
+)
+from .salvage import salvage
+from .segment_writer import ClipWriter
+
+_ORPHAN_GRACE_S = 1.5
+"""What a worker whose parent died may still take to close its segments."""
+_PARENT_CHECK_S = 0.5
+_TRIAL_SIZE = (640, 480)
+"""Settings are tried at this size where no picture's size is known yet."""
+_FPS_MAX_DENOMINATOR = 1001
+
+Send = Callable[[Reply], None]
+
+
+class _Stream:
+    """One source of captures: opens its renderer once, and again for the next clip after a failure."""
+
+    def __init__(self, opened: OpenStream) -> None:
+        self._pickled = opened.payload
+        self._renderer: Renderer | None = None
+        self.settings_fps = Fraction(opened.fps).limit_denominator(_FPS_MAX_DENOMINATOR)
+        self.size = (opened.width, opened.height) if opened.width and opened.height else None
+
+    @property
+    def needs_opening(self) -> bool:
+        return bool(self._pickled) and self._renderer is None
+
+    def open(self) -> str:
+        """Open the renderer; return what it is. Raises whatever a renderer raises."""
+        renderer: Renderer = pickle.loads(self._pickled)
+        renderer.open()
+        self._renderer = renderer
+        return type(renderer).__name__
+
+    def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self._renderer is None:
+            raise StepreelError("the renderer of this stream could not be opened")
+        return self._renderer.render(snapshot)
+
+    def close(self) -> None:
+        renderer, self._renderer = self._renderer, None
+        if renderer:
+            renderer.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class _ClipInWork:
+    begin: BeginClip
+    stream: _Stream
+    writer: ClipWriter | None = None
+    reported_segment: str | None = None
+    failure: tuple[DropCause, str] | None = None
+    """Why the rest of the clip is not encoded."""
+
+
+class Worker:
+    """Performs commands, one after the other."""
+
+    def __init__(self, pool: NDArray[np.uint8], send: Send) -> None:
+        self._pool = pool
+        self._send = send
+        self._configuration: Configure | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._clips: dict[int, _ClipInWork] = {}
+        self._codecs: dict[tuple[int, int], str] = {}
+
+    def perform(self, command: Message) -> None:
+        match command:
+            case Configure():
+                self._configuration = command
+                _lower_priority(command.priority)
+            case OpenStream():
+                self._open_stream(command)
+            case BeginClip():
+                self._begin_clip(command)
+            case EncodeFrame():
+                self._encode_frame(command)
+            case EndClip():
+                self._end_clip(command)
+            case Salvage():
+                self._salvage(command)
+            case _:
+                raise StepreelError(f"a worker does not perform {type(command).__name__}")
+
+    def close(self) -> None:
+        """Close every segment that is open, as far as its frames came."""
+        for clip in self._clips.values():
+            if clip.writer:
+                self._close_writer(clip, end_pts=None)
+        for stream in self._streams.values():
+            stream.close()
+
+    def _open_stream(self, command: OpenStream) -> None:
+        stream = self._streams[command.stream] = _Stream(command)
+        try:
+            codec = self._codec(stream, stream.size or _TRIAL_SIZE)
+        except StepreelError as exc:
+            self._send(Refused(message=str(exc)))
+            return
+        self._send(Ready(codec=codec if stream.size else None, versions=_versions()))
+        self._open_renderer(command.stream)
+
+    def _open_renderer(self, name: str) -> None:
+        stream = self._streams[name]
+        if not stream.needs_opening:
+            return
+        start = time.monotonic()
+        try:
+            renderer = stream.open()
+        except Exception as exc:  # noqa: BLE001 - whatever a renderer raises costs its frames, not the worker.
+            self._send(StreamFailed(stream=name, message=_describe(exc)))
+        else:
+            self._send(StreamOpened(stream=name, renderer=renderer, open_s=time.monotonic() - start))
+
+    def _begin_clip(self, command: BeginClip) -> None:
+        self._open_renderer(command.stream)
+        self._clips[command.clip] = _ClipInWork(begin=command, stream=self._streams[command.stream])
+
+    def _encode_frame(self, command: EncodeFrame) -> None:
+        clip = self._clips[command.clip]
+        start = time.monotonic()
+        pixels, failure = self._pixels(clip, command)
+        rendered = time.monotonic()
+        failure = failure or self._write(clip, pixels, command)
+        cause, message = failure or ("", "")
+        render_s = rendered - start if not command.height else 0.0
+        done = FrameDone(
+            clip=command.clip,
+            step=command.step,
+            cause=cause,
+            message=message,
+            render_s=render_s,
+            encode_s=time.monotonic() - rendered,
+        )
+        self._send(done)
+        self._rest_after(render_s)
+
+    def _pixels(
+        self, clip: _ClipInWork, command: EncodeFrame
+    ) -> tuple[NDArray[np.uint8], tuple[DropCause, str] | None]:
+        capture = self._pool[command.offset : command.offset + command.nbytes]
+        if clip.failure:
+            return capture, clip.failure
+        if command.height:
+            return capture.reshape(command.height, command.width, 3), None
+        try:
+            return clip.stream.render(capture), None
+        except Exception as exc:  # noqa: BLE001 - a frame that can't be drawn costs this frame only.
+            return capture, (DropCause.RENDER_FAILED, _describe(exc))
+
+    def _write(
+        self, clip: _ClipInWork, pixels: NDArray[np.uint8], command: EncodeFrame
+    ) -> tuple[DropCause, str] | None:
+        try:
+            writer = clip.writer or self._open_writer(clip, pixels)
+            for segment in writer.write(pixels, step=command.step, pts=command.pts):
+                self._report_segment(clip, segment)
+            self._report_open_segment(clip, writer)
+        except EncodeError as exc:
+            self._fail(clip, exc)
+        return clip.failure
+
+    def _open_writer(self, clip: _ClipInWork, pixels: NDArray[np.uint8]) -> ClipWriter:
+        height, width = pixels.shape[:2]
+        settings = replace(
+            self._settings(clip.stream), codec=self._codec(clip.stream, (int(width), int(height)))
+        )
+        clip.writer = ClipWriter(
+            Path(self._configured.folder),
+            clip.begin.name,
+            settings,
+            start_step=clip.begin.start_step,
+            frame_stride=clip.begin.frame_stride,
+            first_index=clip.begin.first_index,
+        )
+        return clip.writer
+
+    def _end_clip(self, command: EndClip) -> None:
+        clip = self._clips.pop(command.clip)
+        if clip.writer:
+            self._close_writer(clip, end_pts=command.end_pts)
+        self._send(ClipDone(clip=command.clip))
+
+    def _close_writer(self, clip: _ClipInWork, *, end_pts: int | None) -> None:
+        writer, clip.writer = clip.writer, None
+        if writer is None:
+            return
+        try:
+            for segment in writer.close(end_pts):
+                self._report_segment(clip, segment)
+        except EncodeError as exc:
+            clip.writer = writer
+            self._fail(clip, exc)
+
+    def _fail(self, clip: _ClipInWork, exc: EncodeError) -> None:
+        """Give the clip up; keep what its open segment already holds on disk, where that can be done."""
+        clip.failure = (exc.cause, _describe(exc))
+        writer, clip.writer = clip.writer, None
+        part = writer.open_segment if writer else None
+        if writer:
+            writer.abandon()
+        if part:
+            number = part.removesuffix(".mp4.part")
+            self._salvage(Salvage(clip=clip.begin.clip, part=part, final=f"{number}.mp4"), cause=clip.failure)
+
+    def _salvage(self, command: Salvage, cause: tuple[DropCause, str] | None = None) -> None:
+        lost, message = cause or (DropCause.WORKER_LOST, "")
+        try:
+            segment = salvage(Path(self._configured.folder), command.part, command.final)
+        except (EncodeError, OSError) as exc:
+            segment, message = None, message or _describe(exc)
+        if segment:
+            self._send(Salvaged(clip=command.clip, segment=segment))
+        self._send(SegmentLost(clip=command.clip, cause=lost, message=message))
+
+    def _report_open_segment(self, clip: _ClipInWork, writer: ClipWriter) -> None:
+        file = writer.open_segment
+        if file and writer.size and writer.codec and file != clip.reported_segment:
+            clip.reported_segment = file
+            width, height = writer.size
+            self._send(
+                SegmentOpened(clip=clip.begin.clip, file=file, width=width, height=height, codec=writer.codec)
+            )
+
+    def _report_segment(self, clip: _ClipInWork, segment: Segment) -> None:
+        self._send(SegmentClosed(clip=clip.begin.clip, segment=segment))
+
+    @property
+    def _configured(self) -> Configure:
+        if self._configuration is None:
+            raise StepreelError("a worker must be configured first")
+        return self._configuration
+
+    def _settings(self, stream: _Stream) -> EncodeSettings:
+        configure = self._configured
+        return EncodeSettings(
+            codec=configure.codec,
+            preset=configure.preset,
+            crf=configure.crf,
+            pix_fmt=configure.pix_fmt,
+            gop_s=configure.gop_s,
+            segment_s=configure.segment_s,
+            segment_bytes=configure.segment_bytes,
+            fps=stream.settings_fps,
+            threads=max(1, min(4, (os.cpu_count() or 1) // 2)),
+        )
+
+    def _codec(self, stream: _Stream, size: tuple[int, int]) -> str:
+        if size not in self._codecs:
+            self._codecs[size] = choose_codec(self._settings(stream), *size)
+        return self._codecs[size]
+
+    def _rest_after(self, render_s: float) -> None:
+        """Keep the share of time spent rendering at `render_duty`."""
+        duty = self._configured.render_duty
+        if duty < 1.0 and render_s:
+            time.sleep(render_s * (1.0 / duty - 1.0))
+
+
+def _describe(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("av", "numpy")}
+
+
+def _lower_priority(priority: str) -> None:
+    """Let training go first; a system without the policy, or that forbids it, is left as it is."""
+    with contextlib.suppress(OSError):
+        if priority in ("auto", "idle") and hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        elif priority != "normal":
+            os.nice(10)
+
+
+def _commands(fd: int) -> Iterator[Message]:
+    reader = MessageReader()
+    while data := os.read(fd, 65536):
+        yield from reader.feed(data)
+
+
+def _end_with_parent(command_fd: int, parent: int) -> None:
+    """End this process soon after its parent, even from inside a long compilation. Runs on a thread of its own."""
+    poll = select.poll()
+    poll.register(command_fd, 0)
+    while not poll.poll(_PARENT_CHECK_S * 1000) and os.getppid() == parent:
+        pass
+    time.sleep(_ORPHAN_GRACE_S)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> None:
+    """Work until the command pipe is closed."""
+    parser = argparse.ArgumentParser(prog="stepreel worker", description=__doc__)
+    for name in ("--pool", "--pool-nbytes", "--commands", "--replies", "--parent"):
+        parser.add_argument(name, type=int, required=True)
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(arguments.commands, arguments.parent), daemon=True).start()
+    pool = np.frombuffer(mmap.mmap(arguments.pool, arguments.pool_nbytes, prot=mmap.PROT_READ), dtype=np.uint8)
+
+    def send(reply: Reply) -> None:
+        data = memoryview(to_bytes(reply))
+        with contextlib.suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(arguments.replies, data) :]
+
+    worker = Worker(pool, send)
+    for command in _commands(arguments.commands):
+        worker.perform(command)
+    worker.close()
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    os._exit(0)  # GL and Warp take seconds to tear down, and own nothing that outlives the process.

@@ -1,0 +1,150 @@
+"""A worker program as the training process sees it: started, talked to, and ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+
+import anyio
+import anyio.to_thread
+
+from ..errors import WorkerError
+from ..frame_pool import FramePool
+from .protocol import Command, Message, MessageReader, to_bytes
+
+_READ_NBYTES = 65536
+_EXIT_TIMEOUT_S = 5.0
+_DIAGNOSTIC_LINES = 40
+
+
+class WorkerProcess:
+    """A running worker program. Its methods belong to the event loop's thread."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], *, command_fd: int, reply_fd: int, stderr_fd: int) -> None:
+        self._popen = popen
+        self._command_fd = command_fd
+        self._reply_fd = reply_fd
+        self._stderr_fd = stderr_fd
+        self._stderr: deque[str] = deque(maxlen=_DIAGNOSTIC_LINES)
+        for fd in (command_fd, reply_fd, stderr_fd):
+            os.set_blocking(fd, False)
+
+    @classmethod
+    async def start(cls, pool: FramePool, environment: Mapping[str, str]) -> WorkerProcess:
+        """Start a worker that reads captures from `pool`.
+
+        Raises:
+            WorkerError: the program can't be started.
+        """
+        command = os.pipe()
+        reply = os.pipe()
+        stderr = os.pipe()
+        try:
+            popen = await anyio.to_thread.run_sync(_spawn, pool, environment, command[0], reply[1], stderr[1])
+        except OSError as exc:
+            for fd in (command[1], reply[0], stderr[0]):
+                os.close(fd)
+            raise WorkerError(f"starting {sys.executable} -m stepreel.encoders.worker: {exc}") from exc
+        finally:
+            for fd in (command[0], reply[1], stderr[1]):
+                os.close(fd)
+        return cls(popen, command_fd=command[1], reply_fd=reply[0], stderr_fd=stderr[0])
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def diagnostics(self) -> str:
+        """The last lines that the worker wrote to its standard error."""
+        return "\n".join(self._stderr)
+
+    async def send(self, command: Command) -> None:
+        """Send a command.
+
+        Raises:
+            WorkerError: the worker is gone.
+        """
+        data = memoryview(to_bytes(command))
+        while data:
+            try:
+                data = data[os.write(self._command_fd, data) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._command_fd)
+            except OSError as exc:
+                raise WorkerError("the worker closed its end of the command pipe") from exc
+
+    async def replies(self) -> AsyncGenerator[Message, None]:
+        """Yield what the worker reports, until it ends.
+
+        Raises:
+            WorkerError: the worker broke the protocol.
+        """
+        reader = MessageReader()
+        while data := await _read(self._reply_fd):
+            for message in reader.feed(data):
+                yield message
+
+    async def collect_diagnostics(self) -> None:
+        """Keep the last lines of the worker's standard error, until it ends."""
+        line = b""
+        while data := await _read(self._stderr_fd):
+            *lines, line = (line + data).split(b"\n")
+            self._stderr.extend(text.decode(errors="replace") for text in lines)
+            line = line[-4096:]
+        if line:
+            self._stderr.append(line.decode(errors="replace"))
+
+    def end_commands(self) -> None:
+        """Tell the worker that no command follows: it closes its segments and ends."""
+        if self._command_fd >= 0:
+            anyio.notify_closing(self._command_fd)
+            os.close(self._command_fd)
+            self._command_fd = -1
+
+    def kill(self) -> None:
+        self._popen.kill()
+
+    async def aclose(self) -> int:
+        """Wait for the worker's end, kill it where it doesn't come, and return its exit status."""
+        self.end_commands()
+        with anyio.CancelScope(shield=True):
+            try:
+                status = await anyio.to_thread.run_sync(self._popen.wait, _EXIT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                status = await anyio.to_thread.run_sync(self._popen.wait)
+        for fd in (self._reply_fd, self._stderr_fd):
+            anyio.notify_closing(fd)
+            os.close(fd)
+        return status
+
+
+def _spawn(
+    pool: FramePool, environment: Mapping[str, str], command_fd: int, reply_fd: int, stderr_fd: int
+) -> subprocess.Popen[bytes]:
+    # -P and the caller's own sys.path: the worker imports what the training script would import, and no more.
+    arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
+    arguments += [f"--pool={pool.fd}", f"--pool-nbytes={pool.nbytes}"]
+    arguments += [f"--commands={command_fd}", f"--replies={reply_fd}", f"--parent={os.getpid()}"]
+    return subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=stderr_fd,
+        stderr=stderr_fd,
+        pass_fds=(pool.fd, command_fd, reply_fd),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        # A Ctrl-C on the terminal is the training process's to answer.
+        start_new_session=True,
+    )
+
+
+async def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, _READ_NBYTES)
+        except BlockingIOError:
+            await anyio.wait_readable(fd)

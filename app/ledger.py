@@ -1,0 +1,197 @@
+"""The ledger: what was asked for and what became of it, clip by clip."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from threading import Lock
+
+from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment
+
+
+class ClipAccount:
+    """The books of one clip. Safe to call from any thread.
+
+    A frame is pending from its request until it is dropped or reported encoded. Frames of the open segment count
+    as encoded, and are counted as dropped after all where a lost worker took them along.
+    """
+
+    def __init__(self, request: ClipRequest, *, backend: str, fps: float) -> None:
+        self.request = request
+        self.name = request.name
+        self.fps = fps
+        self.end_step: int | None = None
+        self.width: int | None = None
+        self.height: int | None = None
+        self.codec: str | None = None
+        self.open_segment: str | None = None
+        self.state = ClipState.RECORDING
+        self._backend = backend
+        self._lock = Lock()
+        self._requested = 0
+        self._encoded = 0
+        self._dropped: Counter[DropCause] = Counter()
+        self._missing_steps: list[int] = []
+        self._open_steps: list[int] = []
+        self._segments: list[Segment] = []
+        self._salvaged = False
+        self.segments_opened = 0
+
+    @property
+    def counts(self) -> FrameCounts:
+        with self._lock:
+            return self._counts()
+
+    @property
+    def pending(self) -> int:
+        with self._lock:
+            return self._counts().pending
+
+    def frame_requested(self) -> None:
+        with self._lock:
+            self._requested += 1
+
+    def frame_dropped(self, step: int, cause: DropCause) -> None:
+        with self._lock:
+            self._dropped[cause] += 1
+            self._missing_steps.append(step)
+
+    def frame_encoded(self, step: int) -> None:
+        with self._lock:
+            self._encoded += 1
+            self._open_steps.append(step)
+
+    def segment_opened(self, file: str) -> None:
+        with self._lock:
+            self.segments_opened += 1
+            self.open_segment = file
+
+    def segment_closed(self, segment: Segment) -> None:
+        """Book a segment that is whole on disk: it holds the first of the steps that were open."""
+        with self._lock:
+            self._segments.append(segment)
+            del self._open_steps[: segment.frames]
+            self.open_segment = None
+
+    def segment_lost(self, salvaged: Segment | None, cause: DropCause) -> int:
+        """Book the end of an open segment of which at most `salvaged` is left; return the frames lost."""
+        with self._lock:
+            if salvaged:
+                self._segments.append(salvaged)
+                self._salvaged = True
+                self.open_segment = None
+                del self._open_steps[: salvaged.frames]
+            lost, self._open_steps = self._open_steps, []
+            self._encoded -= len(lost)
+            self._dropped[cause] += len(lost)
+            self._missing_steps += lost
+            return len(lost)
+
+    def close(self) -> None:
+        """Settle the state, once every requested frame is accounted for."""
+        with self._lock:
+            self.state = self._final_state()
+
+    def to_clip(self) -> Clip:
+        """Return what is known now."""
+        with self._lock:
+            return Clip(
+                name=self.name,
+                stream=self.request.stream,
+                backend=self._backend,
+                state=self.state,
+                start_step=self.request.start_step,
+                end_step=self.end_step,
+                frame_stride=self.request.frame_stride,
+                fps=self.fps,
+                width=self.width,
+                height=self.height,
+                codec=self.codec,
+                frames=self._counts(),
+                missing_steps=to_ranges(self._missing_steps, self.request.frame_stride),
+                segments=tuple(self._segments),
+                open_segment=self.open_segment,
+            )
+
+    def _counts(self) -> FrameCounts:
+        dropped = {cause: count for cause, count in self._dropped.items() if count}
+        pending = self._requested - self._encoded - sum(dropped.values())
+        return FrameCounts(requested=self._requested, encoded=self._encoded, dropped=dropped, pending=pending)
+
+    def _final_state(self) -> ClipState:
+        if not self._encoded and self._requested:
+            return ClipState.FAILED
+        if self._salvaged:
+            return ClipState.RECOVERED
+        return ClipState.INCOMPLETE if sum(self._dropped.values()) else ClipState.COMPLETE
+
+
+class Ledger:
+    """The accounts of every clip of a recorder, in the order of their opening. Safe to call from any thread."""
+
+    def __init__(self, *, backend: str) -> None:
+        self._backend = backend
+        self._lock = Lock()
+        self._open: dict[int, ClipAccount] = {}
+        self._closed: list[Clip] = []
+        self._closed_counts = FrameCounts()
+
+    def open(self, request: ClipRequest, *, fps: float) -> ClipAccount:
+        account = ClipAccount(request, backend=self._backend, fps=fps)
+        with self._lock:
+            self._open[request.clip_index] = account
+        return account
+
+    def account(self, clip_index: int) -> ClipAccount:
+        """Return the account of a clip that is open."""
+        with self._lock:
+            return self._open[clip_index]
+
+    def close(self, account: ClipAccount) -> Clip:
+        """Settle an account for good; return its clip."""
+        account.close()
+        clip = account.to_clip()
+        with self._lock:
+            del self._open[account.request.clip_index]
+            self._closed.append(clip)
+            self._closed_counts = add_counts((self._closed_counts, clip.frames))
+        return clip
+
+    @property
+    def open_accounts(self) -> tuple[ClipAccount, ...]:
+        with self._lock:
+            return tuple(self._open.values())
+
+    @property
+    def closed_clips(self) -> tuple[Clip, ...]:
+        with self._lock:
+            return tuple(self._closed)
+
+    @property
+    def counts(self) -> FrameCounts:
+        """The sum over all clips, open ones included."""
+        with self._lock:
+            return add_counts((self._closed_counts, *(account.counts for account in self._open.values())))
+
+
+def add_counts(counts: Iterable[FrameCounts]) -> FrameCounts:
+    """Return the sum."""
+    requested = encoded = pending = 0
+    dropped: Counter[DropCause] = Counter()
+    for one in counts:
+        requested += one.requested
+        encoded += one.encoded
+        pending += one.pending
+        dropped.update(one.dropped)
+    return FrameCounts(requested=requested, encoded=encoded, dropped=dict(dropped), pending=pending)
+
+
+def to_ranges(steps: Iterable[int], stride: int) -> tuple[tuple[int, int], ...]:
+    """Return steps as inclusive ranges of neighbours that are `stride` apart, ascending."""
+    ranges: list[tuple[int, int]] = []
+    for step in sorted(steps):
+        if ranges and step - ranges[-1][1] == stride:
+            ranges[-1] = (ranges[-1][0], step)
+        else:
+            ranges.append((step, step))
+    return tuple(ranges)

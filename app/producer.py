@@ -1,0 +1,305 @@
+"""The training thread's half of the path: schedule, lease, capture, put."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .clip import (
+    Backend,
+    CaptureFormat,
+    CaptureRequest,
+    DropCause,
+    Frame,
+    PendingSnapshot,
+    Snapshot,
+)
+from .config import DropPolicy, RecorderConfig
+from .doorbell import Doorbell
+from .errors import RecorderClosedError, RecordingError
+from .frame_pool import FramePool, PoolSlot
+from .ledger import ClipAccount, Ledger
+from .scheduling.frame_queue import FrameQueue, QueuedFrame
+from .scheduling.schedule import Action, BeginClip, Capture, ClipSchedule, EndClip
+from .statistics import Timings
+
+_TROUBLE_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipOpened:
+    """For the event loop: frames of a new clip follow."""
+
+    account: ClipAccount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipEnded:
+    """For the event loop: no frame of this clip follows."""
+
+    account: ClipAccount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """For the event loop: something to log."""
+
+    event: str
+    kind: str
+    count: int
+    facts: dict[str, Any]
+
+
+News = ClipOpened | ClipEnded | Trouble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OnItsWay:
+    """A capture whose copy from the device is still under way."""
+
+    request: CaptureRequest
+    snapshot: PendingSnapshot
+    slot: PoolSlot
+
+
+class Producer:
+    """Performs what the schedule asks for. Every method but `fail` belongs to the training thread.
+
+    Attributes:
+        news: What the event loop should hear of, oldest first; filled here, emptied there.
+        held: Under `DropPolicy.BLOCK`, captures that found no room; whoever called waits for it, then calls
+            `settle_held`.
+        captures: Durations of captures.
+        capture_nbytes: Bytes of the last capture; 0 before the first, where the backend can't tell.
+    """
+
+    def __init__(
+        self,
+        config: RecorderConfig,
+        backend: Backend,
+        capture_format: CaptureFormat,
+        *,
+        fps: float,
+        queue: FrameQueue,
+        pool: FramePool,
+        ledger: Ledger,
+        doorbell: Doorbell,
+    ) -> None:
+        self.news: deque[News] = deque()
+        self.held: deque[QueuedFrame] = deque()
+        self.captures = Timings()
+        self.capture_nbytes = capture_format.nbytes or 0
+        self._backend = backend
+        self._queue = queue
+        self._pool = pool
+        self._ledger = ledger
+        self._fps = fps
+        self._ring = doorbell.ring
+        self._waits_for_room = config.drop_policy is DropPolicy.BLOCK
+        self._block_timeout_s = config.block_timeout_s
+        self._schedule = ClipSchedule(
+            replace(
+                config,
+                episode_trigger=self._guard(config.episode_trigger),
+                step_trigger=self._guard(config.step_trigger),
+            )
+        )
+        self._troubles: dict[tuple[str, str], tuple[float, int]] = {}
+        self._on_their_way: deque[_OnItsWay | ClipEnded] = deque()
+        self._failure: RecordingError | None = None
+        self._closed = False
+        self._wake_step = 0
+
+    @property
+    def step_count(self) -> int:
+        return self._schedule.next_step
+
+    @property
+    def is_recording(self) -> bool:
+        return self._schedule.open_clip is not None
+
+    def step(self) -> None:
+        """Count a step, and capture it where the schedule says so."""
+        schedule = self._schedule
+        if schedule.next_step < self._wake_step:
+            schedule.next_step += 1
+            return
+        self._enter()
+        self._perform(schedule.step())
+
+    def reset(self) -> None:
+        self._enter()
+        self._perform(self._schedule.reset())
+
+    def start_clip(self, name: str | None, length: int | None) -> None:
+        self._enter()
+        self._schedule.start_clip(name, length=length)
+        self._perform(())
+
+    def stop_clip(self) -> None:
+        self._enter()
+        self._perform(self._schedule.stop_clip())
+
+    def pause(self) -> None:
+        self._enter()
+        self._schedule.pause()
+        self._perform(())
+
+    def resume(self) -> None:
+        self._enter()
+        self._schedule.resume()
+        self._perform(())
+
+    def close(self) -> None:
+        """End the open clip and wait for the device, so that all that was captured is in the queue or held."""
+        if not self._closed:
+            self._perform(self._schedule.stop_clip())
+            self._publish_arrived(wait=True)
+            self._tell_waiting_troubles()
+            self._closed = True
+            self._wake_step = 0
+            self._backend.close()
+
+    def fail(self, failure: RecordingError) -> None:
+        """Have the next call raise. Safe to call from any thread."""
+        self._failure = failure
+        self._wake_step = 0
+
+    def settle_held(self, *, granted: bool) -> None:
+        """Put the first held capture, or drop it where no room was granted."""
+        frame = self.held.popleft()
+        if not (granted and self._queue.put_nowait(frame)):
+            self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)
+        self._ring()
+
+    def _enter(self) -> None:
+        if self._closed:
+            raise RecorderClosedError("the recorder is closed; open another one to go on recording")
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+        if self._on_their_way:
+            self._publish_arrived(wait=False)
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case BeginClip(clip=clip):
+                    self._tell(ClipOpened(account=self._ledger.open(clip, fps=self._fps)))
+                case Capture(request=request):
+                    self._capture(request)
+                case EndClip(clip=clip, end_step=end_step):
+                    self._end(self._ledger.account(clip.clip_index), end_step)
+        self._wake_step = 0 if self._on_their_way else self._schedule.wake_step
+        if self._failure:
+            self._wake_step = 0
+
+    def _capture(self, request: CaptureRequest) -> None:
+        account = self._ledger.account(request.clip.clip_index)
+        account.frame_requested()
+        if not self._waits_for_room and not self._make_room(request, self.capture_nbytes):
+            account.frame_dropped(request.step, DropCause.QUEUE_FULL)
+            return
+        slot = self._pool.lease()
+        start = time.perf_counter()
+        try:
+            capture = self._backend.capture(request, slot)
+        except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this frame, not the training.
+            self._drop(request, DropCause.CAPTURE_FAILED, slot)
+            self._trouble("capture.failed", type(exc).__name__, error=str(exc), step=request.step)
+            return
+        self.captures.add(time.perf_counter() - start)
+        if isinstance(capture, Frame | Snapshot):
+            self._publish(QueuedFrame(request=request, capture=capture, slot=slot))
+        else:
+            self._on_their_way.append(_OnItsWay(request=request, snapshot=capture, slot=slot))
+
+    def _end(self, account: ClipAccount, end_step: int) -> None:
+        account.end_step = end_step
+        ended = ClipEnded(account=account)
+        if self._on_their_way:
+            self._on_their_way.append(ended)
+        else:
+            self._tell(ended)
+
+    def _publish_arrived(self, *, wait: bool) -> None:
+        """Publish, in order, the captures that the device has finished copying."""
+        while self._on_their_way:
+            head = self._on_their_way[0]
+            if isinstance(head, _OnItsWay) and not self._publish_if_arrived(head, wait=wait):
+                return
+            if isinstance(head, ClipEnded):
+                self._tell(head)
+            self._on_their_way.popleft()
+
+    def _publish_if_arrived(self, head: _OnItsWay, *, wait: bool) -> bool:
+        try:
+            snapshot = head.snapshot.wait() if wait else head.snapshot.poll()
+        except Exception as exc:  # noqa: BLE001 - a device that fails costs this frame, not the training.
+            self._drop(head.request, DropCause.CAPTURE_FAILED, head.slot)
+            self._trouble("capture.failed", type(exc).__name__, error=str(exc), step=head.request.step)
+            return True
+        if snapshot is None:
+            return False
+        self._publish(QueuedFrame(request=head.request, capture=snapshot, slot=head.slot))
+        return True
+
+    def _publish(self, frame: QueuedFrame) -> None:
+        self.capture_nbytes = frame.nbytes
+        if not self._waits_for_room and not self._make_room(frame.request, frame.nbytes):
+            self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)
+        elif self.held or not self._queue.put_nowait(frame):
+            self.held.append(frame)
+        else:
+            self._ring()
+
+    def _make_room(self, request: CaptureRequest, nbytes: int) -> bool:
+        room = self._queue.make_room(request, nbytes)
+        for frame in room.evicted:
+            self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)
+        dropped = len(room.evicted) + (not room.granted)
+        if dropped:
+            self._trouble("queue.full", DropCause.QUEUE_FULL, count=dropped, depth=self._queue.depth)
+        return room.granted
+
+    def _drop(self, request: CaptureRequest, cause: DropCause, slot: PoolSlot) -> None:
+        slot.release()
+        self._ledger.account(request.clip.clip_index).frame_dropped(request.step, cause)
+
+    def _guard(self, trigger: Callable[[int], bool] | None) -> Callable[[int], bool] | None:
+        """Keep a trigger that raises from ending the training: it then doesn't fire."""
+        if trigger is None:
+            return None
+
+        def guarded(number: int) -> bool:
+            try:
+                return bool(trigger(number))
+            except Exception as exc:  # noqa: BLE001 - see above; it is logged.
+                self._trouble("trigger.failed", type(exc).__name__, error=str(exc), number=number)
+                return False
+
+        guarded.__qualname__ = getattr(trigger, "__qualname__", type(trigger).__qualname__)
+        return guarded
+
+    def _trouble(self, event: str, kind: str, *, count: int = 1, **facts: Any) -> None:
+        """Have something logged: the first of its kind at once, later ones together, once in a while."""
+        told, waiting = self._troubles.get((event, kind), (-_TROUBLE_INTERVAL_S, 0))
+        now = time.monotonic()
+        if now - told < _TROUBLE_INTERVAL_S:
+            self._troubles[event, kind] = (told, waiting + count)
+            return
+        self._troubles[event, kind] = (now, 0)
+        self._tell(Trouble(event=event, kind=kind, count=waiting + count, facts=facts))
+
+    def _tell_waiting_troubles(self) -> None:
+        for (event, kind), (_, waiting) in self._troubles.items():
+            if waiting:
+                self._tell(Trouble(event=event, kind=kind, count=waiting, facts={}))
+        self._troubles.clear()
+
+    def _tell(self, news: News) -> None:
+        self.news.append(news)
+        self._ring()

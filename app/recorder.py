@@ -1,0 +1,294 @@
+"""`AsyncRecorder`: the recorder, embedded in the event loop of its caller."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+
+from .clip import Backend, CaptureFormat, ClipHook
+from .config import DropPolicy, RecorderConfig
+from .consumer import Consumer, populated_nbytes
+from .doorbell import Doorbell
+from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError
+from .frame_pool import FramePool
+from .ledger import Ledger
+from .producer import Producer
+from .scheduling.frame_queue import FrameQueue
+from .session import SessionLog, describe_host, now_iso, write_session
+from .statistics import Statistics, Summary
+
+_DEFAULT_STEPS_PER_SECOND = 30.0
+_SPARE_POOL_NBYTES = 64 * 2**20
+"""Address space beyond the queue's bytes, for captures that outgrow the first one."""
+
+
+class AsyncRecorder:
+    """Records clips of a simulation; belongs to one task of an anyio event loop (asyncio or trio).
+
+    ```python
+    async with AsyncRecorder(config, backend) as recorder:
+        await recorder.reset()
+        for _ in range(steps):
+            await train_step()
+            await recorder.step()
+    ```
+
+    Args:
+        config: All settings.
+        backend: The source of captures; opened here, closed when the recorder is.
+        on_clip_closed: Called on the event loop with each clip whose last manifest is on disk; what it raises is
+            logged.
+
+    Raises:
+        BackendError: the simulator can't be recorded.
+        ConfigurationError: a setting does not go with the backend.
+        OutputError: the output folder can't be made or written.
+    """
+
+    def __init__(
+        self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None
+    ) -> None:
+        self.config = config
+        self._folder = Path(config.output_dir)
+        _check_folder(self._folder)
+        capture_format = backend.open(
+            width=config.width, height=config.height, worker_device=config.worker_device
+        )
+        _check_format(config, capture_format)
+        self._backend = backend
+        self._format = capture_format
+        self._started_at = now_iso()
+        self._fps = config.fps or (capture_format.steps_per_second or _DEFAULT_STEPS_PER_SECOND) / config.frame_stride
+        self._pool = FramePool(_pool_nbytes(config, capture_format))
+        if capture_format.nbytes:
+            self._pool.populate(populated_nbytes(config, capture_format.nbytes))
+        self.queue = FrameQueue(depth=config.queue_depth, nbytes=config.queue_bytes, policy=config.drop_policy)
+        self._ledger = Ledger(backend=backend.name)
+        self._doorbell = Doorbell()
+        self._log = SessionLog(self._folder)
+        self.producer = Producer(
+            config,
+            backend,
+            capture_format,
+            fps=self._fps,
+            queue=self.queue,
+            pool=self._pool,
+            ledger=self._ledger,
+            doorbell=self._doorbell,
+        )
+        self._consumer = Consumer(
+            config,
+            capture_format,
+            self.producer,
+            fps=self._fps,
+            queue=self.queue,
+            pool=self._pool,
+            ledger=self._ledger,
+            doorbell=self._doorbell,
+            log=self._log,
+            on_clip_closed=on_clip_closed,
+        )
+        self._resources = AsyncExitStack()
+        self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        """Start the workers.
+
+        Raises:
+            CodecUnavailableError: the codec, preset or pixel format can't be used on this machine.
+            WorkerError: no worker could be started.
+        """
+        async with AsyncExitStack() as stack:
+            stack.callback(self._pool.close)
+            stack.callback(self._doorbell.close)
+            stack.callback(self.producer.close)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            self._log.info("session.opened", backend=self._backend.name, **self._format.details)
+            await self._write_session()
+            stack.push_async_callback(self._close_session)
+            stack.push_async_callback(self._consumer.aclose)
+            await self._consumer.run(tasks)
+            self._resources = stack.pop_all()
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def step(self) -> None:
+        """Count one step of the simulation, and capture it where the schedule says so.
+
+        The capture is taken before this yields; it yields only under `DropPolicy.BLOCK`, while the queue is full.
+
+        Raises:
+            RecorderClosedError: the recorder is not open.
+            RecordingError: `strict` is set, and frames were lost since the last call.
+        """
+        self._check_open()
+        self.producer.step()
+        if self.producer.held:
+            await self._wait_for_room()
+
+    async def reset(self) -> None:
+        """Begin an episode; call it after the simulation was reset. Raises as `step` does."""
+        self._check_open()
+        self.producer.reset()
+        if self.producer.held:
+            await self._wait_for_room()
+
+    def start_clip(self, name: str | None = None, *, length: int | None = None) -> None:
+        """Open a clip `<prefix>-<name>` with the next step, for `length` steps or until `stop_clip`."""
+        self._check_open()
+        self.producer.start_clip(name, length)
+
+    def stop_clip(self) -> None:
+        """End the open clip with the step before."""
+        self._check_open()
+        self.producer.stop_clip()
+
+    def pause(self) -> None:
+        """Capture nothing until `resume`; steps go on counting."""
+        self._check_open()
+        self.producer.pause()
+
+    def resume(self) -> None:
+        """Capture again."""
+        self._check_open()
+        self.producer.resume()
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a clip is being captured."""
+        return self.producer.is_recording
+
+    async def flush(self) -> None:
+        """Wait until all that was captured is encoded or dropped, and every ended clip is closed."""
+        await self._wait_for_room()
+        await self._consumer.drain()
+
+    async def aclose(self) -> None:
+        """End the open clip, finish all that was captured, and end the workers. A second call does nothing.
+
+        Cancelled, it drops what no worker has begun, and closes the segments as far as they came.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            self.producer.close()
+            await self.flush()
+        finally:
+            while self.producer.held:
+                self.producer.settle_held(granted=False)
+            self._consumer.discard()
+            await self._resources.aclose()
+
+    def statistics(self) -> Statistics:
+        """Return what happened so far; cheap, and safe to call from any thread."""
+        return Statistics(
+            steps=self.producer.step_count,
+            clips_open=len(self._ledger.open_accounts),
+            clips_closed=len(self._ledger.closed_clips),
+            frames=self._ledger.counts,
+            queue_depth=self.queue.depth,
+            queue_depth_high_water=self.queue.depth_high_water,
+            queue_nbytes=self.queue.nbytes,
+            worker_restarts=self._consumer.worker_restarts,
+            capture=self.producer.captures.percentiles(),
+            render=self._consumer.renders.percentiles(),
+            encode=self._consumer.encodes.percentiles(),
+        )
+
+    def summary(self) -> Summary:
+        """Return every clip that is closed, and the sums; complete once the recorder is closed."""
+        return Summary(
+            output_dir=self._folder,
+            clips=self._ledger.closed_clips,
+            frames=self._ledger.counts,
+            statistics=self.statistics(),
+        )
+
+    async def _wait_for_room(self) -> None:
+        """Settle the held captures, each as soon as there is room, all within `block_timeout_s`."""
+        with anyio.move_on_after(self.config.block_timeout_s) as scope:
+            while self.producer.held:
+                while not self.queue.has_room(self.producer.held[0].nbytes):
+                    await self._consumer.progressed()
+                self.producer.settle_held(granted=True)
+        if scope.cancelled_caught:
+            while self.producer.held:
+                self.producer.settle_held(granted=False)
+
+    async def _close_session(self) -> None:
+        with anyio.CancelScope(shield=True):
+            self._log.info("session.closed", steps=self.producer.step_count)
+            await self._write_session(ended_at=now_iso())
+
+    async def _write_session(self, **facts: Any) -> None:
+        session = {
+            "schema": 1,
+            "started_at": self._started_at,
+            "ended_at": None,
+            "backend": self._backend.name,
+            "source": dict(self._format.details),
+            "fps": self._fps,
+            "codec": self._consumer.codec,
+            "configuration": self.config.to_json(),
+            "host": describe_host(),
+            **facts,
+        }
+        try:
+            await anyio.to_thread.run_sync(write_session, self._folder, session)
+            await anyio.to_thread.run_sync(self._log.write_lines)
+        except OSError as exc:
+            self._log.warning("session.not_written", error=str(exc))
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RecorderClosedError("the recorder is not open; use it inside its `with` block")
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".stepreel-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        raise OutputError(f"output_dir {str(folder)!r} can't be written: {exc.strerror}; choose another") from exc
+
+
+def _check_format(config: RecorderConfig, capture_format: CaptureFormat) -> None:
+    nbytes = capture_format.nbytes
+    if nbytes and nbytes > config.queue_bytes:
+        raise ConfigurationError(f"queue_bytes: got {config.queue_bytes}; allowed: at least one capture, {nbytes}")
+    if capture_format.renderer is not None:
+        _check_renderer(capture_format.renderer)
+
+
+def _check_renderer(renderer: object) -> None:
+    if type(renderer).__module__ == "__main__":
+        raise BackendError(
+            f"the renderer {type(renderer).__qualname__} is defined in the script itself, which a worker can't "
+            "import; move it to a module"
+        )
+    try:
+        pickle.dumps(renderer)
+    except (pickle.PicklingError, TypeError, AttributeError) as exc:
+        raise BackendError(f"the renderer {type(renderer).__qualname__} can't be sent to a worker: {exc}") from exc
+
+
+def _pool_nbytes(config: RecorderConfig, capture_format: CaptureFormat) -> int:
+    expected = populated_nbytes(config, capture_format.nbytes or 0)
+    blocked = (capture_format.nbytes or 0) if config.drop_policy is DropPolicy.BLOCK else 0
+    return max(expected + blocked, config.queue_bytes) + _SPARE_POOL_NBYTES

@@ -1,0 +1,139 @@
+"""The session's records: `session.json`, and structured log events for `session.jsonl` and the caller."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+_REPEAT_S = 10.0
+"""Repeated trouble of one kind is logged once in this time, with its count."""
+_VERSIONED = ("stepreel", "av", "numpy", "gymnasium", "newton", "warp-lang", "mujoco")
+
+
+class SessionLog:
+    """Structured events with constant names; belongs to the event loop's thread.
+
+    An event goes to the caller's structlog configuration at once, and as a line of JSON to `session.jsonl` with
+    the next `write_lines`, which does the I/O and may be called on another thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "session.jsonl"
+        self._lines: deque[str] = deque()
+        self._trouble: dict[tuple[str, str], tuple[float, int]] = {}
+        self._own = structlog.wrap_logger(
+            _Lines(self._lines),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.JSONRenderer(default=str),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
+            context_class=dict,
+            cache_logger_on_first_use=True,
+        )
+        self._callers = structlog.get_logger("stepreel")
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._log("info", event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._log("warning", event, facts)
+
+    def trouble(self, event: str, *, kind: str, count: int = 1, **facts: Any) -> None:
+        """Warn of something that may repeat with every frame; repetitions are counted and logged now and then."""
+        last, waiting = self._trouble.get((event, kind), (-_REPEAT_S, 0))
+        now = time.monotonic()
+        if now - last < _REPEAT_S:
+            self._trouble[event, kind] = (last, waiting + count)
+            return
+        self._trouble[event, kind] = (now, 0)
+        self.warning(event, kind=kind, count=waiting + count, **facts)
+
+    def flush_trouble(self) -> None:
+        """Log the repetitions that are still waiting."""
+        for (event, kind), (last, waiting) in self._trouble.items():
+            if waiting:
+                self.warning(event, kind=kind, count=waiting)
+                self._trouble[event, kind] = (last, 0)
+
+    @property
+    def has_lines(self) -> bool:
+        return bool(self._lines)
+
+    def write_lines(self) -> None:
+        """Append what was logged to `session.jsonl`.
+
+        Raises:
+            OSError: the lines can't be written; they are lost.
+        """
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if lines:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+
+    def _log(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
+        getattr(self._own, level)(event, **facts)
+        try:
+            getattr(self._callers, level)(event, **facts)
+        except Exception as exc:  # noqa: BLE001 - a caller's log processor must not end the recording.
+            self._own.warning("log.failed", log_event=event, error=repr(exc))
+
+
+class _Lines:
+    """What structlog calls a logger: takes rendered events."""
+
+    def __init__(self, lines: deque[str]) -> None:
+        self._append = lines.append
+
+    def info(self, line: str) -> None:
+        self._append(line)
+
+    warning = info
+
+
+def describe_host() -> dict[str, Any]:
+    """Return the machine and the versions that a session ran on."""
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpu_count": os.cpu_count(),
+        "pid": os.getpid(),
+        "argv0": os.path.basename(sys.argv[0]) if sys.argv else "",
+        "versions": {name: found for name in _VERSIONED if (found := _version(name))},
+    }
+
+
+def write_session(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Replace `session.json`.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    part = folder / f".session.json.{os.getpid()}"
+    part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    part.replace(folder / "session.json")
+
+
+def now_iso() -> str:
+    """Return the time of day, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
