@@ -35,9 +35,7 @@ class Recorder:
     what the constructor raises are `AsyncRecorder`'s; `on_clip_closed` is called on the event loop's thread.
     """
 
-    def __init__(
-        self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None
-    ) -> None:
+    def __init__(self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None) -> None:
         self._recorder = AsyncRecorder(config, backend, on_clip_closed=on_clip_closed)
         self._producer: Producer | None = None
         self._portal: BlockingPortal | None = None
@@ -45,6 +43,7 @@ class Recorder:
 
     @property
     def config(self) -> RecorderConfig:
+        """All settings."""
         return self._recorder.config
 
     def __enter__(self) -> Self:

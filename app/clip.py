@@ -75,6 +75,7 @@ class Frame:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the pixels."""
         return self.height * self.width * 3
 
 
@@ -112,6 +113,11 @@ class Slot(Protocol):
 class Renderer(Protocol):
     """Draws snapshots. Pickled by the training process, opened and used in a worker by one thread."""
 
+    @property
+    def name(self) -> str:
+        """What draws, once it is open; for the log."""
+        ...
+
     def open(self) -> None:
         """Load the model and make the drawing context; may take seconds. Raises `BackendError`."""
         ...
@@ -128,7 +134,9 @@ class Renderer(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what `open` took."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +162,9 @@ class Backend(Protocol):
     """A source of captures. Every method is called on the training thread."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What `session.json` and the manifests call the backend."""
+        ...
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
         """Get ready for captures of `width` x `height` pixels (None: the backend's own size).
@@ -202,6 +212,7 @@ class FrameCounts:
 
     @property
     def dropped_total(self) -> int:
+        """Dropped frames, of whatever cause."""
         return sum(self.dropped.values())
 
 

@@ -67,8 +67,9 @@ class RecorderConfig:
     """Called with each step's number, from 0; True opens a clip."""
 
     width: int | None = None
-    """Pixels; None: from the backend."""
+    """Width of the pictures [pixels]; None: from the backend."""
     height: int | None = None
+    """Height of the pictures [pixels]; None: from the backend."""
     fps: float | None = None
     """Frames a second of video; None: the backend's steps a second divided by `frame_stride`, so that
     video time is simulation time."""
@@ -80,6 +81,7 @@ class RecorderConfig:
     crf: int = 23
     """Constant rate factor, 0 (best) to 51."""
     pix_fmt: str = "yuv420p"
+    """Pixel format of the video, by its name in FFmpeg; yuv420p plays everywhere."""
     gop_s: float = 1.0
     """Video seconds from keyframe to keyframe, which is also the most that a crash takes of an open segment."""
     segment_s: float | None = None
@@ -98,6 +100,7 @@ class RecorderConfig:
     """Longest wait of one `step` under `DropPolicy.BLOCK` [s]."""
 
     worker_count: int = 1
+    """Worker programs; each clip is drawn and encoded by one of them."""
     worker_priority: WorkerPriority = WorkerPriority.AUTO
     worker_device: str = "auto"
     """Where workers draw: "auto" (where training does not compute), "cpu", "cuda" or "cuda:<n>"."""
@@ -154,7 +157,6 @@ def _to_json(value: object) -> Any:
 
 
 Check = Callable[[Any], str | None]
-
 
 
 def _whole(low: int, high: int | None = None, *, optional: bool = False) -> Check:

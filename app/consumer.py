@@ -11,7 +11,6 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
 
 from .clip import CaptureFormat, ClipHook, ClipState, DropCause, Frame, Segment
 from .config import RecorderConfig
@@ -19,7 +18,7 @@ from .doorbell import Doorbell, Pulse
 from .encoders import protocol
 from .encoders.manifest import prune_clips, reserve_name, write_manifest
 from .encoders.worker_process import WorkerProcess
-from .errors import CodecUnavailableError, RecordingError, StepreelError, WorkerError
+from .errors import CodecUnavailableError, OutputError, RecordingError, StepreelError, WorkerError
 from .frame_pool import FramePool
 from .ledger import ClipAccount, Ledger
 from .producer import ClipEnded, ClipOpened, News, Producer, Trouble
@@ -78,7 +77,7 @@ class _Seat:
 class Consumer:
     """Owns the workers and every task of the event loop.
 
-    `run` must be running while the other coroutines are awaited.
+    `run` must be running in a task while the other coroutines are awaited.
     """
 
     def __init__(
@@ -116,26 +115,33 @@ class Consumer:
         self._records = Pulse()
         self._progress = Pulse()
         self._closing = anyio.Event()
+        self._scope: anyio.CancelScope | None = None
         self._refusal: CodecUnavailableError | None = None
         self._stale_size = not capture_format.nbytes
 
-    async def run(self, tasks: TaskGroup) -> None:
-        """Start every task in `tasks`, and return when the first worker is ready.
+    async def run(self) -> None:
+        """Do all the work, until `stop`; cancelling the caller's scope does not end it."""
+        with anyio.CancelScope(shield=True) as self._scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_records)
+                tasks.start_soon(self._take_news)
+                for seat in self._seats:
+                    tasks.start_soon(self._serve, seat)
 
-        Raises:
-            WorkerError: no worker could be started.
-            CodecUnavailableError: the worker refused the configuration.
-        """
-        tasks.start_soon(self._keep_records)
-        tasks.start_soon(self._take_news)
-        for seat in self._seats:
-            tasks.start_soon(self._serve, seat)
+    async def wait_until_ready(self) -> StepreelError | None:
+        """Return when the first worker is ready, or with why none is."""
         with anyio.move_on_after(_START_TIMEOUT_S):
             while not any(seat.is_ready or seat.problem for seat in self._seats):
                 await self._progress.wait()
-        if not any(seat.is_ready for seat in self._seats):
-            problem = next((seat.problem for seat in self._seats if seat.problem), None)
-            raise self._refusal or WorkerError(problem or f"no worker was ready within {_START_TIMEOUT_S:g} s")
+        if any(seat.is_ready for seat in self._seats):
+            return None
+        problem = next((seat.problem for seat in self._seats if seat.problem), None)
+        return self._refusal or WorkerError(problem or f"no worker was ready within {_START_TIMEOUT_S:g} s")
+
+    def stop(self) -> None:
+        """End `run`; call `aclose` first."""
+        if self._scope:
+            self._scope.cancel()
 
     async def drain(self) -> None:
         """Wait until every frame that was captured so far is accounted for, and every ended clip is closed."""
@@ -144,6 +150,7 @@ class Consumer:
 
     @property
     def is_drained(self) -> bool:
+        """Whether `drain` would return at once."""
         waiting = any(clip.is_ended or clip.account.pending for clip in self._clips.values())
         return not (waiting or self._producer.news or self._unrecorded or self._log.has_lines)
 
@@ -219,8 +226,8 @@ class Consumer:
         seat.clips[clip.index] = clip
         try:
             account.name = await anyio.to_thread.run_sync(reserve_name, self._folder, account.request.name)
-        except OSError as exc:
-            clip.given_up = DropCause.of_write_error(exc)
+        except OutputError as exc:
+            clip.given_up = cause_of(exc)
             self._log.trouble("clip.unnamed", kind=type(exc).__name__, clip=account.name, error=str(exc))
             self._fail_if_strict(f"{account.name} can't be written: {exc}")
         else:
@@ -505,7 +512,7 @@ class Consumer:
         try:
             if in_work and in_work.is_named:
                 await anyio.to_thread.run_sync(write_manifest, self._folder, clip)
-        except OSError as exc:
+        except OutputError as exc:
             self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=clip.name, error=str(exc))
         if clip.state is not ClipState.RECORDING and in_work:
             await self._finish(account)
@@ -534,7 +541,7 @@ class Consumer:
     async def _prune(self, keep: int) -> None:
         try:
             files = await anyio.to_thread.run_sync(prune_clips, self._folder, self._config.name_prefix, keep)
-        except OSError as exc:
+        except OutputError as exc:
             self._log.trouble("prune.failed", kind=type(exc).__name__, error=str(exc))
             return
         if files:
@@ -556,6 +563,11 @@ class Consumer:
     def _ring_all(self) -> None:
         for seat in self._seats:
             seat.bell.beat()
+
+
+def cause_of(exc: OutputError) -> DropCause:
+    """Return why frames are lost when a file can't be made."""
+    return DropCause.of_write_error(exc.__cause__) if isinstance(exc.__cause__, OSError) else DropCause.ENCODE_FAILED
 
 
 def populated_nbytes(config: RecorderConfig, capture_nbytes: int) -> int:

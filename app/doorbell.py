@@ -21,6 +21,7 @@ class Doorbell:
         self._rung = False
 
     def ring(self) -> None:
+        """Wake the task that waits."""
         if not self._rung:
             self._rung = True
             os.write(self._write_fd, b"\0")
@@ -46,8 +47,10 @@ class Pulse:
         self._event = anyio.Event()
 
     def beat(self) -> None:
+        """Wake everybody who waits."""
         self._event.set()
         self._event = anyio.Event()
 
     async def wait(self) -> None:
+        """Wait for the next beat."""
         await self._event.wait()

@@ -39,29 +39,35 @@ class ClipAccount:
 
     @property
     def counts(self) -> FrameCounts:
+        """What was requested, and became of it."""
         with self._lock:
             return self._counts()
 
     @property
     def pending(self) -> int:
+        """Frames requested and neither dropped nor encoded."""
         with self._lock:
             return self._counts().pending
 
     def frame_requested(self) -> None:
+        """Book a request, before anything can become of it."""
         with self._lock:
             self._requested += 1
 
     def frame_dropped(self, step: int, cause: DropCause) -> None:
+        """Book a requested frame that comes into no segment."""
         with self._lock:
             self._dropped[cause] += 1
             self._missing_steps.append(step)
 
     def frame_encoded(self, step: int) -> None:
+        """Book a frame that went into the open segment."""
         with self._lock:
             self._encoded += 1
             self._open_steps.append(step)
 
     def segment_opened(self, file: str) -> None:
+        """Book the segment, named `file`, that frames go into from now on."""
         with self._lock:
             self.segments_opened += 1
             self.open_segment = file
@@ -137,6 +143,7 @@ class Ledger:
         self._closed_counts = FrameCounts()
 
     def open(self, request: ClipRequest, *, fps: float) -> ClipAccount:
+        """Open the account of a clip."""
         account = ClipAccount(request, backend=self._backend, fps=fps)
         with self._lock:
             self._open[request.clip_index] = account
@@ -159,11 +166,13 @@ class Ledger:
 
     @property
     def open_accounts(self) -> tuple[ClipAccount, ...]:
+        """Those of clips that are not closed."""
         with self._lock:
             return tuple(self._open.values())
 
     @property
     def closed_clips(self) -> tuple[Clip, ...]:
+        """Every closed clip, in the order of closing."""
         with self._lock:
             return tuple(self._closed)
 

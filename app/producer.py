@@ -115,10 +115,12 @@ class Producer:
 
     @property
     def step_count(self) -> int:
+        """Steps counted so far."""
         return self._schedule.next_step
 
     @property
     def is_recording(self) -> bool:
+        """Whether a clip is open."""
         return self._schedule.open_clip is not None
 
     def step(self) -> None:
@@ -131,24 +133,29 @@ class Producer:
         self._perform(schedule.step())
 
     def reset(self) -> None:
+        """Begin an episode."""
         self._enter()
         self._perform(self._schedule.reset())
 
     def start_clip(self, name: str | None, length: int | None) -> None:
+        """Open a clip with the next step."""
         self._enter()
         self._schedule.start_clip(name, length=length)
         self._perform(())
 
     def stop_clip(self) -> None:
+        """End the open clip with the step before."""
         self._enter()
         self._perform(self._schedule.stop_clip())
 
     def pause(self) -> None:
+        """Capture nothing until `resume`."""
         self._enter()
         self._schedule.pause()
         self._perform(())
 
     def resume(self) -> None:
+        """Capture again."""
         self._enter()
         self._schedule.resume()
         self._perform(())

@@ -21,7 +21,7 @@ from .frame_pool import FramePool
 from .ledger import Ledger
 from .producer import Producer
 from .scheduling.frame_queue import FrameQueue
-from .session import SessionLog, describe_host, now_iso, write_session
+from .session import SessionLog, now_iso, write_session
 from .statistics import Statistics, Summary
 
 _DEFAULT_STEPS_PER_SECOND = 30.0
@@ -52,15 +52,11 @@ class AsyncRecorder:
         OutputError: the output folder can't be made or written.
     """
 
-    def __init__(
-        self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None
-    ) -> None:
+    def __init__(self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None) -> None:
         self.config = config
         self._folder = Path(config.output_dir)
         _check_folder(self._folder)
-        capture_format = backend.open(
-            width=config.width, height=config.height, worker_device=config.worker_device
-        )
+        capture_format = backend.open(width=config.width, height=config.height, worker_device=config.worker_device)
         _check_format(config, capture_format)
         self._backend = backend
         self._format = capture_format
@@ -110,13 +106,18 @@ class AsyncRecorder:
             stack.callback(self._doorbell.close)
             stack.callback(self.producer.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._consumer.run)
+            stack.callback(self._consumer.stop)
             self._log.info("session.opened", backend=self._backend.name, **self._format.details)
             await self._write_session()
             stack.push_async_callback(self._close_session)
             stack.push_async_callback(self._consumer.aclose)
-            await self._consumer.run(tasks)
-            self._resources = stack.pop_all()
+            # Not raised in here: a task group would wrap it.
+            problem = await self._consumer.wait_until_ready()
+            if problem is None:
+                self._resources = stack.pop_all()
+        if problem:
+            raise problem
         self._is_open = True
         return self
 
@@ -244,7 +245,6 @@ class AsyncRecorder:
             "fps": self._fps,
             "codec": self._consumer.codec,
             "configuration": self.config.to_json(),
-            "host": describe_host(),
             **facts,
         }
         try:

@@ -46,9 +46,11 @@ class SessionLog:
         self._callers = structlog.get_logger("stepreel")
 
     def info(self, event: str, **facts: Any) -> None:
+        """Log what happened."""
         self._log("info", event, facts)
 
     def warning(self, event: str, **facts: Any) -> None:
+        """Log something that costs frames or information."""
         self._log("warning", event, facts)
 
     def trouble(self, event: str, *, kind: str, count: int = 1, **facts: Any) -> None:
@@ -70,6 +72,7 @@ class SessionLog:
 
     @property
     def has_lines(self) -> bool:
+        """Whether `write_lines` has anything to write."""
         return bool(self._lines)
 
     def write_lines(self) -> None:
@@ -103,28 +106,27 @@ class _Lines:
     warning = info
 
 
-def describe_host() -> dict[str, Any]:
-    """Return the machine and the versions that a session ran on."""
-    return {
-        "host": platform.node(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cpu_count": os.cpu_count(),
-        "pid": os.getpid(),
-        "argv0": os.path.basename(sys.argv[0]) if sys.argv else "",
-        "versions": {name: found for name in _VERSIONED if (found := _version(name))},
-    }
-
-
 def write_session(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Replace `session.json`.
+    """Replace `session.json` by `facts` and a description of the machine. Blocks, on files and subprocesses.
 
     Raises:
         OSError: the file can't be written.
     """
     part = folder / f".session.json.{os.getpid()}"
-    part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    part.write_text(json.dumps({**facts, "host": _describe_host()}, indent=1, default=str) + "\n", encoding="utf-8")
     part.replace(folder / "session.json")
+
+
+def _describe_host() -> dict[str, Any]:
+    return {
+        "name": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpu_count": os.cpu_count(),
+        "pid": os.getpid(),
+        "program": os.path.basename(sys.argv[0]) if sys.argv else "",
+        "versions": {name: found for name in _VERSIONED if (found := _version(name))},
+    }
 
 
 def now_iso() -> str:

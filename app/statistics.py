@@ -32,10 +32,12 @@ class Timings:
         self._count = 0
 
     def add(self, duration_s: float) -> None:
+        """Keep a duration [s]."""
         self._recent.append(duration_s)
         self._count += 1
 
     def percentiles(self) -> Percentiles:
+        """Return them over what is kept."""
         values = np.array(self._recent.copy())
         if not values.size:
             return Percentiles()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from stepreel import ConfigurationError, DropPolicy, RecorderConfig, WorkerPriority
 from stepreel.config import _CHECKS
 

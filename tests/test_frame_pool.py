@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stepreel import CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot
 

@@ -118,6 +118,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
+    """The renderer of a stream is open; `renderer` is what draws."""
+
     stream: str
     renderer: str
     open_s: float
@@ -125,12 +127,16 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFailed:
+    """The renderer of a stream can not be opened; its frames are dropped."""
+
     stream: str
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentOpened:
+    """Frames go into this segment from now on."""
+
     clip: int
     file: str
     width: int
@@ -169,6 +175,8 @@ class SegmentLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipDone:
+    """All that could be encoded of a clip is in closed segments."""
+
     clip: int
 
 

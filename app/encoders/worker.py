@@ -19,15 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import DropCause, Renderer, Segment
+from ..clip import DropCause, Renderer
 from ..errors import EncodeError, StepreelError
-from .codecs import EncodeSettings, choose_codec
+from .codecs import EncodeSettings, as_fraction, choose_codec
 from .protocol import (
     BeginClip,
     ClipDone,
@@ -58,7 +57,6 @@ _ORPHAN_GRACE_S = 1.5
 _PARENT_CHECK_S = 0.5
 _TRIAL_SIZE = (640, 480)
 """Settings are tried at this size where no picture's size is known yet."""
-_FPS_MAX_DENOMINATOR = 1001
 
 Send = Callable[[Reply], None]
 
@@ -69,7 +67,7 @@ class _Stream:
     def __init__(self, opened: OpenStream) -> None:
         self._pickled = opened.payload
         self._renderer: Renderer | None = None
-        self.settings_fps = Fraction(opened.fps).limit_denominator(_FPS_MAX_DENOMINATOR)
+        self.fps = as_fraction(opened.fps)
         self.size = (opened.width, opened.height) if opened.width and opened.height else None
 
     @property
@@ -77,16 +75,16 @@ class _Stream:
         return bool(self._pickled) and self._renderer is None
 
     def open(self) -> str:
-        """Open the renderer; return what it is. Raises whatever a renderer raises."""
+        """Open the renderer; return what draws. Raises whatever a renderer raises."""
         renderer: Renderer = pickle.loads(self._pickled)
         renderer.open()
         self._renderer = renderer
-        return type(renderer).__name__
+        return renderer.name
 
     def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._renderer is None:
             raise StepreelError("the renderer of this stream could not be opened")
-        return self._renderer.render(snapshot)
+        return _check_picture(self._renderer.render(snapshot))
 
     def close(self) -> None:
         renderer, self._renderer = self._renderer, None
@@ -99,7 +97,8 @@ class _ClipInWork:
     begin: BeginClip
     stream: _Stream
     writer: ClipWriter | None = None
-    reported_segment: str | None = None
+    reported_part: str | None = None
+    reported_segments: int = 0
     failure: tuple[DropCause, str] | None = None
     """Why the rest of the clip is not encoded."""
 
@@ -116,6 +115,7 @@ class Worker:
         self._codecs: dict[tuple[int, int], str] = {}
 
     def perform(self, command: Message) -> None:
+        """Perform one command, and send what there is to report."""
         match command:
             case Configure():
                 self._configuration = command
@@ -204,8 +204,8 @@ class Worker:
     ) -> tuple[DropCause, str] | None:
         try:
             writer = clip.writer or self._open_writer(clip, pixels)
-            for segment in writer.write(pixels, step=command.step, pts=command.pts):
-                self._report_segment(clip, segment)
+            writer.write(pixels, step=command.step, pts=command.pts)
+            self._report_segments(clip, writer)
             self._report_open_segment(clip, writer)
         except EncodeError as exc:
             self._fail(clip, exc)
@@ -213,9 +213,7 @@ class Worker:
 
     def _open_writer(self, clip: _ClipInWork, pixels: NDArray[np.uint8]) -> ClipWriter:
         height, width = pixels.shape[:2]
-        settings = replace(
-            self._settings(clip.stream), codec=self._codec(clip.stream, (int(width), int(height)))
-        )
+        settings = replace(self._settings(clip.stream), codec=self._codec(clip.stream, (int(width), int(height))))
         clip.writer = ClipWriter(
             Path(self._configured.folder),
             clip.begin.name,
@@ -237,8 +235,8 @@ class Worker:
         if writer is None:
             return
         try:
-            for segment in writer.close(end_pts):
-                self._report_segment(clip, segment)
+            writer.close(end_pts)
+            self._report_segments(clip, writer)
         except EncodeError as exc:
             clip.writer = writer
             self._fail(clip, exc)
@@ -249,6 +247,7 @@ class Worker:
         writer, clip.writer = clip.writer, None
         part = writer.open_segment if writer else None
         if writer:
+            self._report_segments(clip, writer)
             writer.abandon()
         if part:
             number = part.removesuffix(".mp4.part")
@@ -266,15 +265,15 @@ class Worker:
 
     def _report_open_segment(self, clip: _ClipInWork, writer: ClipWriter) -> None:
         file = writer.open_segment
-        if file and writer.size and writer.codec and file != clip.reported_segment:
-            clip.reported_segment = file
+        if file and writer.size and writer.codec and file != clip.reported_part:
+            clip.reported_part = file
             width, height = writer.size
-            self._send(
-                SegmentOpened(clip=clip.begin.clip, file=file, width=width, height=height, codec=writer.codec)
-            )
+            self._send(SegmentOpened(clip=clip.begin.clip, file=file, width=width, height=height, codec=writer.codec))
 
-    def _report_segment(self, clip: _ClipInWork, segment: Segment) -> None:
-        self._send(SegmentClosed(clip=clip.begin.clip, segment=segment))
+    def _report_segments(self, clip: _ClipInWork, writer: ClipWriter) -> None:
+        for segment in writer.segments[clip.reported_segments :]:
+            clip.reported_segments += 1
+            self._send(SegmentClosed(clip=clip.begin.clip, segment=segment))
 
     @property
     def _configured(self) -> Configure:
@@ -292,7 +291,7 @@ class Worker:
             gop_s=configure.gop_s,
             segment_s=configure.segment_s,
             segment_bytes=configure.segment_bytes,
-            fps=stream.settings_fps,
+            fps=stream.fps,
             threads=max(1, min(4, (os.cpu_count() or 1) // 2)),
         )
 
@@ -306,6 +305,13 @@ class Worker:
         duty = self._configured.render_duty
         if duty < 1.0 and render_s:
             time.sleep(render_s * (1.0 / duty - 1.0))
+
+
+def _check_picture(picture: object) -> NDArray[np.uint8]:
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        what = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise StepreelError(f"the renderer returned {what}; wanted: uint8 [height, width, 3]")
+    return picture
 
 
 def _describe(exc: BaseException) -> str:

@@ -55,6 +55,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
+        """The process identifier."""
         return self._popen.pid
 
     @property
@@ -106,6 +107,7 @@ class WorkerProcess:
             self._command_fd = -1
 
     def kill(self) -> None:
+        """End the worker at once."""
         self._popen.kill()
 
     async def aclose(self) -> int:

@@ -58,7 +58,9 @@ def _thin_longest(waiting: Mapping[int, Sequence[int]], incoming: tuple[int, int
     if not off_grid:
         return REFUSED
     admitted = new_clip != longest or new_pts not in off_grid
-    return Evictions(admitted=admitted, pts={longest: off_grid - {new_pts} if new_clip == longest else off_grid}, grid=grid)
+    return Evictions(
+        admitted=admitted, pts={longest: off_grid - {new_pts} if new_clip == longest else off_grid}, grid=grid
+    )
 
 
 def thin(pts: Sequence[int]) -> tuple[int, frozenset[int]]:

@@ -23,10 +23,12 @@ class QueuedFrame:
 
     @property
     def clip_index(self) -> int:
+        """The clip it belongs to."""
         return self.request.clip.clip_index
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the capture."""
         return self.capture.nbytes
 
 
@@ -92,6 +94,7 @@ class FrameQueue:
             return self._changed.wait_for(lambda: self._has_room(nbytes), timeout_s)
 
     def has_room(self, nbytes: int) -> bool:
+        """Whether a frame of `nbytes` bytes fits now."""
         with self._changed:
             return self._has_room(nbytes)
 
@@ -123,9 +126,7 @@ class FrameQueue:
 
     def _oldest(self, clips: Container[int]) -> int | None:
         """Return the clip whose first frame is the oldest: clips and steps only ever count up."""
-        heads = [
-            (frames[0].request.step, clip) for clip, frames in self._waiting.items() if frames and clip in clips
-        ]
+        heads = [(frames[0].request.step, clip) for clip, frames in self._waiting.items() if frames and clip in clips]
         return min(heads)[1] if heads else None
 
     def _take(self, clip: int) -> QueuedFrame:

@@ -80,6 +80,7 @@ class ClipSchedule:
 
     @property
     def open_clip(self) -> ClipRequest | None:
+        """The clip whose span goes on; None between clips."""
         return self._open.clip if self._open else None
 
     def step(self) -> list[Action]:
@@ -140,6 +141,7 @@ class ClipSchedule:
         self._set_wake_step()
 
     def resume(self) -> None:
+        """Ask for captures again."""
         self._paused = False
         self._set_wake_step()
 

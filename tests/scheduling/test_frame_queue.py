@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stepreel import DropPolicy
 from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
 from stepreel.frame_pool import FramePool

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stepreel import ConfigurationError, RecorderConfig
 from stepreel.scheduling.schedule import NEVER, Action, BeginClip, Capture, ClipSchedule, EndClip
 

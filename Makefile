@@ -1,0 +1,98 @@
+# make help lists what there is. Everything happens in .venv, made with the first Python found that is new enough:
+# `make PYTHON=/path/to/python3.12 test` takes another one.
+
+PYTHON ?=
+PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+GRAPHICS := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+HAS_GRAPHICS := import ctypes; [ctypes.CDLL(name) for name in ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")]
+
+# setuptools warns of every editable installation that folders could shadow it; quiet should be quiet.
+INSTALL = PYTHONWARNINGS=ignore::UserWarning $(BIN)/python -m pip install --quiet --editable
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format types check bench install graphics wheel clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: graphics $(VENV)/installed-newton ## Train a small policy on a Newton simulation and record it (ARGS="--help" for more)
+	$(BIN)/stepreel demo $(ARGS)
+
+test: graphics $(VENV)/installed-dev ## Run the tests (ARGS="-k name" and the like go to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types test ## All of it: lint, types and tests
+
+lint: $(VENV)/installed-dev ## Look for mistakes, formatting and wrong imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/installed-dev ## Format the code, and mend what can be mended without thought
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/installed-dev ## Check the types of the package and of its tests
+	$(BIN)/mypy
+
+bench: graphics $(VENV)/installed-dev ## Measure what recording costs the training thread
+	$(BIN)/python -m pytest benchmarks --benchmark-only --timeout 0 $(ARGS)
+
+install: $(VENV)/installed-dev ## Make .venv, with everything needed to work on stepreel
+
+wheel: $(VENV)/installed-dev ## Build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## Remove .venv, caches and what was built; recordings stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
+	find app tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp for each set of extras: a second run does nothing, and a changed pyproject.toml installs again.
+$(VENV)/installed-newton: pyproject.toml | $(BIN)/pip
+	@if [ $(VENV)/installed-dev -nt pyproject.toml ]; then touch $@; else \
+	  echo "Installing stepreel and Newton into $(VENV): some 300 MB the first time, a minute or two."; \
+	  $(INSTALL) '.[newton]' && touch $@; fi
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
+	@echo "Installing stepreel and what its tests need into $(VENV): some 400 MB the first time, a minute or two."
+	@$(INSTALL) '.[dev]'
+	@touch $@
+
+# Debian and Ubuntu ship Python without ensurepip, in a package of its own: get it where that is allowed.
+$(BIN)/pip:
+	@found=; \
+	for python in $(PYTHONS); do \
+	  if $$python -c '$(NEW_ENOUGH)' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "stepreel needs Python 3.11 or newer, and none of these is: $(strip $(PYTHONS))."; \
+	  echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; \
+	fi >&2; \
+	if ! $$found -c 'import ensurepip' 2>/dev/null; then \
+	  package=$$($$found -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	  echo "$$found comes without ensurepip, which makes $(VENV): apt-get install $$package"; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package"; \
+	  else exit 1; fi; \
+	fi >&2; \
+	echo "Making $(VENV) with $$($$found --version)."; \
+	$$found -m venv --clear $(VENV)
+
+# Newton's viewer draws without a window through EGL; without it the Warp ray tracer draws, so nothing here is fatal.
+graphics: | $(BIN)/pip
+	@$(BIN)/python -c '$(HAS_GRAPHICS)' 2>/dev/null || { \
+	  echo "The libraries for drawing without a window (EGL) are missing."; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(GRAPHICS); \
+	  then echo "Installed them: $(GRAPHICS)"; \
+	  else \
+	    echo "Install them for faster and better pictures: sudo apt-get install $(GRAPHICS)"; \
+	    echo "Going on without: Newton simulations are drawn by the Warp ray tracer."; \
+	  fi; }

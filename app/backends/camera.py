@@ -1,0 +1,113 @@
+"""`Camera`: where a picture is taken from, in the conventions of Newton's viewer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigurationError
+
+Vector = tuple[float, float, float]
+
+_STEEPEST_PITCH = 89.0
+"""Degrees; beyond it the viewer's up vector and its view direction fall together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """A pinhole camera at `eye`, looking at `lookat`, upright.
+
+    Raises:
+        ConfigurationError: a number that is not finite, `eye` at `lookat`, or a field of view that can't be.
+    """
+
+    eye: Vector = (7.5, 7.5, 7.5)
+    """Position [m]."""
+    lookat: Vector = (0.0, 0.0, 0.0)
+    """The point in the middle of the picture [m]."""
+    fov: float = 45.0
+    """Vertical field of view [degrees]."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eye", _point("eye", self.eye))
+        object.__setattr__(self, "lookat", _point("lookat", self.lookat))
+        object.__setattr__(self, "fov", _angle("fov", self.fov))
+        if math.dist(self.eye, self.lookat) < 1e-6:
+            raise ConfigurationError(f"lookat: got {self.lookat}, the same point as eye; allowed: any other point")
+
+    def pitch_yaw(self, up_axis: int) -> tuple[float, float]:
+        """Return the view's pitch and yaw [degrees] in a world whose up axis is 0 (X), 1 (Y) or 2 (Z).
+
+        Pitch is positive upward and kept within 89 degrees, as Newton's viewer does.
+        """
+        distance = math.dist(self.eye, self.lookat)
+        x, y, z = ((to - at) / distance for at, to in zip(self.eye, self.lookat, strict=True))
+        up, ahead, side = ((x, y, z), (y, x, z), (z, x, y))[up_axis]
+        pitch = math.degrees(math.asin(max(-1.0, min(1.0, up))))
+        yaw = math.degrees(math.atan2(side, ahead))
+        return max(-_STEEPEST_PITCH, min(_STEEPEST_PITCH, pitch)), yaw
+
+    def rotation(self, up_axis: int) -> tuple[float, float, float, float]:
+        """Return the quaternion (x, y, z, w) that turns a camera's frame into the world's.
+
+        A camera looks along its -Z, with +Y up and +X to the right (the USD and OpenGL convention).
+        """
+        pitch, yaw = (math.radians(angle) for angle in self.pitch_yaw(up_axis))
+        up, ahead, side = math.sin(pitch), math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw)
+        forward = ((up, ahead, side), (ahead, up, side), (ahead, side, up))[up_axis]
+        world_up = tuple(1.0 if axis == up_axis else 0.0 for axis in range(3))
+        right = _unit(_cross(forward, world_up))
+        return _quaternion(right, _cross(right, forward), _scaled(forward, -1.0))
+
+    def to_json(self) -> dict[str, object]:
+        """Return the camera in JSON types."""
+        return {"eye": list(self.eye), "lookat": list(self.lookat), "fov": self.fov}
+
+
+def _point(name: str, value: object) -> Vector:
+    try:
+        x, y, z = (float(part) for part in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        pass
+    else:
+        if all(math.isfinite(part) for part in (x, y, z)):
+            return x, y, z
+    raise ConfigurationError(f"{name}: got {value!r}; allowed: three finite numbers [m]")
+
+
+def _angle(name: str, value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 1.0 <= value <= 170.0:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise ConfigurationError(f"{name}: got {value!r}; allowed: 1 to 170 degrees")
+
+
+def _cross(a: Sequence[float], b: Sequence[float]) -> Vector:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+def _scaled(vector: Sequence[float], factor: float) -> Vector:
+    return vector[0] * factor, vector[1] * factor, vector[2] * factor
+
+
+def _unit(vector: Sequence[float]) -> Vector:
+    return _scaled(vector, 1.0 / math.hypot(*vector))
+
+
+def _quaternion(right: Vector, up: Vector, back: Vector) -> tuple[float, float, float, float]:
+    """Return the unit quaternion (x, y, z, w) of the rotation whose columns are the given axes."""
+    # The four squared components, up to a factor; dividing by the root of the largest is always stable.
+    m = (right, up, back)
+    trace = m[0][0] + m[1][1] + m[2][2]
+    squares = [1.0 + 2.0 * m[axis][axis] - trace for axis in range(3)] + [1.0 + trace]
+    largest = max(range(4), key=squares.__getitem__)
+    skew = (m[1][2] - m[2][1], m[2][0] - m[0][2], m[0][1] - m[1][0])
+    if largest == 3:
+        parts = [*skew, squares[3]]
+    else:
+        parts = [m[largest][axis] + m[axis][largest] for axis in range(3)] + [skew[largest]]
+        parts[largest] = squares[largest]
+    length = math.hypot(*parts)
+    x, y, z, w = (part / length for part in parts)
+    return x, y, z, w

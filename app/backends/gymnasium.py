@@ -1,0 +1,103 @@
+"""Any Gymnasium environment, through its `render()`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from ..clip import CaptureFormat, CaptureRequest, Frame, Slot
+from ..errors import BackendError, CaptureError
+from .pixels import copy_pixels
+
+
+class GymnasiumBackend:
+    """Captures what `env.render()` returns, on the training thread: an environment can be drawn on no other.
+
+    The size is known from the first picture on, the steps a second from `env.metadata["render_fps"]`.
+    """
+
+    name = "gymnasium"
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Take an environment to record; it is neither reset nor closed.
+
+        Args:
+            env: Made with `render_mode="rgb_array"`. Of a list of pictures (`gymnasium.wrappers.RenderCollection`)
+                the newest is taken.
+
+        Raises:
+            BackendError: `env` makes no pictures.
+        """
+        _check(env)
+        self._env = env
+        self._size: tuple[int | None, int | None] = (None, None)
+
+    def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
+        """See `stepreel.clip.Backend.open`.
+
+        The size of its pictures is the environment's own affair: where one is given, other pictures are refused.
+        """
+        _check(self._env)
+        self._size = (width, height)
+        return CaptureFormat(
+            width=width,
+            height=height,
+            nbytes=width * height * 3 if width and height else None,
+            steps_per_second=_steps_per_second(self._env),
+            details={"env_id": _env_id(self._env), "render_mode": self._env.render_mode},
+        )
+
+    def capture(self, request: CaptureRequest, slot: Slot) -> Frame:
+        """See `stepreel.clip.Backend.capture`."""
+        frame = copy_pixels(self._picture(), slot)
+        width, height = self._size
+        if frame.width != (width or frame.width) or frame.height != (height or frame.height):
+            raise CaptureError(
+                f"the environment draws {frame.width}x{frame.height} pixels where width={width}, height={height} was"
+                " asked for; make the environment with that size, or leave width and height out"
+            )
+        return frame
+
+    def close(self) -> None:
+        """See `stepreel.clip.Backend.close`."""
+
+    def _picture(self) -> object:
+        try:
+            rendered: object = self._env.render()
+        except Exception as exc:
+            raise CaptureError(f"env.render() of {_env_id(self._env)} failed: {type(exc).__name__}: {exc}") from exc
+        if not isinstance(rendered, list) or not str(self._env.render_mode).endswith("_list"):
+            return rendered
+        if not rendered:
+            raise CaptureError("env.render() returned an empty list: nothing was drawn since it was last asked")
+        return rendered[-1]
+
+
+def _check(env: object) -> None:
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise BackendError(
+            f"{type(env).__name__} holds {env.num_envs} environments and this backend records one: give it one of them"
+        )
+    mode = getattr(env, "render_mode", None)
+    if not isinstance(mode, str) or not mode.startswith("rgb_array"):
+        raise BackendError(
+            f"Render mode is {mode!r}, which is incompatible with recording. Initialize your environment with a"
+            f' render_mode that returns an image, such as "rgb_array"; {_env_id(env)} has'
+            f" {_render_modes(env)}."
+        )
+
+
+def _render_modes(env: object) -> str:
+    modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ["none at all"]
+    return ", ".join(map(str, modes))
+
+
+def _env_id(env: object) -> str:
+    spec = getattr(env, "spec", None)
+    return spec.id if spec is not None else type(getattr(env, "unwrapped", env)).__name__
+
+
+def _steps_per_second(env: gymnasium.Env[Any, Any]) -> float | None:
+    fps = (env.metadata or {}).get("render_fps")
+    return float(fps) if isinstance(fps, int | float) and fps > 0 else None

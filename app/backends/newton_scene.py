@@ -1,0 +1,330 @@
+"""`Scene`: the part of a Newton model that a picture shows, in plain arrays that travel to a worker.
+
+The worlds of the picture are laid out side by side as Newton's viewer does, and the scene has no worlds of its own:
+where a shape is fixed, its place in the layout is in its transform; where it moves, in `body_offsets`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BackendError
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+_WORLD_MARGIN = 1.5
+_LARGEST_RADIUS = 1.0e5
+"""Bounding radius [m] above which a shape has no part in the layout of worlds, as in Newton's viewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSource:
+    """What `newton.Mesh` is made of."""
+
+    vertices: Floats
+    """Shape `[vertices, 3]` [m]."""
+    indices: Ints
+    """Shape `[3 * triangles]`."""
+    normals: Floats | None
+    uvs: Floats | None
+    texture: NDArray[np.uint8] | str | None
+    """Pixels, or the path of an image."""
+    texture_transform: tuple[tuple[float, ...], ...]
+    roughness: float | None
+    metallic: float | None
+    is_solid: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeightfieldSource:
+    """What `newton.Heightfield` is made of."""
+
+    data: Floats
+    """Normalized heights, shape `[rows, columns]`."""
+    hx: float
+    hy: float
+    min_z: float
+    max_z: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Everything but the state that a renderer needs. The arrays of one kind have the same length."""
+
+    up_axis: int
+    bodies: Floats
+    """Transforms at the model's start, position [m] and quaternion xyzw, shape `[bodies, 7]`, without offsets."""
+    body_offsets: Floats
+    """What the layout of worlds adds to a body's position [m], shape `[bodies, 3]`."""
+
+    shape_type: Ints
+    """`newton.GeoType`."""
+    shape_body: Ints
+    """Row of `bodies`, or -1 where the shape is fixed."""
+    shape_transform: Floats
+    """In the frame of the body, shape `[shapes, 7]`; of a fixed shape, in the picture's world."""
+    shape_scale: Floats
+    shape_margin: Floats
+    shape_is_solid: NDArray[np.bool_]
+    shape_color: Floats
+    """sRGB in `[0, 1]`, shape `[shapes, 3]`."""
+    shape_opacity: Floats
+    shape_source: Ints
+    """Index into `sources`, or -1."""
+    sources: tuple[MeshSource | HeightfieldSource, ...]
+
+    particles: Floats
+    """Positions at the model's start [m], shape `[particles, 3]`, without offsets."""
+    particle_offsets: Floats
+    particle_radius: Floats
+    particle_drawn: NDArray[np.bool_]
+    """True where a particle shows as a sphere; the corners of triangles don't."""
+    triangles: Ints
+    """Rows of `particles`, shape `[triangles, 3]`."""
+    triangle_color: Floats | None
+    triangle_opacity: Floats | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows of a state the scene shows."""
+
+    worlds: tuple[int, ...]
+    """The worlds in the picture, ascending."""
+    bodies: NDArray[np.int64]
+    particles: NDArray[np.int64]
+
+
+def select(model: Any, worlds: Sequence[int]) -> Selection:
+    """Return the bodies and particles of `worlds` and those that belong to no world."""
+    return Selection(
+        worlds=tuple(sorted(set(worlds))),
+        bodies=np.flatnonzero(_in_worlds(_host(model.body_world, np.int32), worlds)),
+        particles=np.flatnonzero(_in_worlds(_host(model.particle_world, np.int32), worlds)),
+    )
+
+
+def build_scene(model: Any, selection: Selection) -> Scene:
+    """Return the part of `model` that `selection` shows. Reads the model's arrays once; waits for the device.
+
+    Raises:
+        BackendError: nothing of it can be seen.
+    """
+    offsets = _world_offsets(model, selection.worlds)
+    shapes = _visible_shapes(model, selection.worlds)
+    deformables = _deformables(model, selection, offsets)
+    if not len(shapes) and not deformables["particle_drawn"].any() and not len(deformables["triangles"]):
+        raise BackendError(
+            f"looked for something to draw in the worlds {list(selection.worlds)} and among the global shapes, found "
+            f"none of {int(model.shape_count)} shapes visible; give a shape ShapeConfig(is_visible=True), or choose "
+            "other visible_worlds"
+        )
+    body_world = _host(model.body_world, np.int32)[selection.bodies]
+    return Scene(
+        up_axis=int(model.up_axis),
+        bodies=_rows(model.body_q, np.float32, 7)[selection.bodies],
+        body_offsets=offsets[body_world],
+        **_shape_arrays(model, shapes, selection, offsets),
+        **deformables,
+    )
+
+
+def _shape_arrays(model: Any, shapes: NDArray[np.int64], selection: Selection, offsets: Floats) -> dict[str, Any]:
+    """Return the fields of `Scene` that are about shapes."""
+    rows_of_bodies = np.full(int(model.body_count) + 1, -1, dtype=np.int32)
+    rows_of_bodies[selection.bodies] = np.arange(len(selection.bodies), dtype=np.int32)
+    bodies = rows_of_bodies[_host(model.shape_body, np.int32)[shapes]]
+    transforms = _rows(model.shape_transform, np.float32, 7)[shapes]
+    fixed = bodies < 0
+    transforms[fixed, :3] += offsets[_host(model.shape_world, np.int32)[shapes]][fixed]
+    sources, source_of_shape = _sources(model, shapes)
+    return {
+        "shape_type": _host(model.shape_type, np.int32)[shapes],
+        "shape_body": bodies,
+        "shape_transform": transforms,
+        "shape_scale": _scales(model)[shapes],
+        "shape_margin": _host(model.shape_margin, np.float32)[shapes],
+        "shape_is_solid": _host(model.shape_is_solid, np.bool_)[shapes],
+        "shape_color": _rows(model.shape_color, np.float32, 3)[shapes],
+        "shape_opacity": _host(model.shape_opacity, np.float32)[shapes],
+        "shape_source": source_of_shape,
+        "sources": sources,
+    }
+
+
+def _visible_shapes(model: Any, worlds: Sequence[int]) -> NDArray[np.int64]:
+    import newton
+
+    visible = (_host(model.shape_flags, np.int32) & int(newton.ShapeFlags.VISIBLE)) != 0
+    visible &= _in_worlds(_host(model.shape_world, np.int32), worlds)
+    # Newton's viewer shows Gaussian splats only on demand.
+    visible &= _host(model.shape_type, np.int32) != int(newton.GeoType.GAUSSIAN)
+    return np.flatnonzero(visible)
+
+
+def _scales(model: Any) -> Floats:
+    """Return the shapes' scales as the viewer draws them."""
+    import newton
+
+    scales = _rows(model.shape_scale, np.float32, 3)
+    display_only = getattr(getattr(model, "mujoco", None), "site_size_is_display", None)
+    if display_only is not None:
+        # The third size of a cylindrical MuJoCo site is not the barrel radius that it would mean elsewhere.
+        is_cylinder = _host(model.shape_type, np.int32) == int(newton.GeoType.CYLINDER)
+        scales[is_cylinder & _host(display_only, np.bool_), 2] = 0.0
+    return scales
+
+
+def _sources(model: Any, shapes: NDArray[np.int64]) -> tuple[tuple[MeshSource | HeightfieldSource, ...], Ints]:
+    """Return each geometry once, and for every shape the index of its own or -1."""
+    current = model._shape_current_sources() if getattr(model, "_has_variant_rows", False) else model.shape_source
+    types = _host(model.shape_type, np.int32)
+    sources: list[MeshSource | HeightfieldSource] = []
+    index_of: dict[int, int] = {}
+    source_of_shape = np.full(len(shapes), -1, dtype=np.int32)
+    for row, shape in enumerate(shapes):
+        source = _source(current[shape], int(types[shape])) if id(current[shape]) not in index_of else None
+        if source is not None:
+            index_of[id(current[shape])] = len(sources)
+            sources.append(source)
+        source_of_shape[row] = index_of.get(id(current[shape]), -1)
+    return tuple(sources), source_of_shape
+
+
+def _source(source: Any, geo_type: int) -> MeshSource | HeightfieldSource | None:
+    import newton
+
+    if geo_type in (int(newton.GeoType.MESH), int(newton.GeoType.CONVEX_MESH)):
+        return MeshSource(
+            vertices=np.array(source.vertices, dtype=np.float32).reshape(-1, 3),
+            indices=np.array(source.indices, dtype=np.int32).reshape(-1),
+            normals=_optional(source.normals, 3),
+            uvs=_optional(source.uvs, 2),
+            texture=_texture(source.texture),
+            texture_transform=tuple(tuple(float(part) for part in row) for row in source.texture_transform),
+            roughness=source.roughness,
+            metallic=source.metallic,
+            is_solid=bool(source.is_solid),
+        )
+    if geo_type == int(newton.GeoType.HFIELD):
+        return HeightfieldSource(
+            data=np.array(source.data, dtype=np.float32),
+            hx=float(source.hx),
+            hy=float(source.hy),
+            min_z=float(source.min_z),
+            max_z=float(source.max_z),
+        )
+    return None
+
+
+def _texture(texture: Any) -> NDArray[np.uint8] | str | None:
+    # A worker may run in another folder.
+    if isinstance(texture, str) and os.path.exists(texture):
+        return os.path.abspath(texture)
+    return texture if texture is None or isinstance(texture, str) else np.array(texture)
+
+
+def _deformables(model: Any, selection: Selection, offsets: Floats) -> dict[str, Any]:
+    """Return the fields of `Scene` that are about particles and the triangles between them."""
+    import newton
+
+    count = int(model.particle_count)
+    particles = selection.particles
+    rows_of_particles = np.full(count + 1, -1, dtype=np.int32)
+    rows_of_particles[particles] = np.arange(len(particles), dtype=np.int32)
+    triangles = rows_of_particles[_rows(model.tri_indices, np.int32, 3)]
+    shown = np.flatnonzero((triangles >= 0).all(axis=1))
+    tetrahedra = _rows(model.tet_indices, np.int32, 4)
+
+    is_corner = np.zeros(count, dtype=np.bool_)
+    is_corner[_rows(model.tri_indices, np.int32, 3).reshape(-1)] = True
+    is_corner[tetrahedra.reshape(-1)] = True
+    active = (_host(model.particle_flags, np.int32) & int(newton.ParticleFlags.ACTIVE)) != 0
+    return {
+        "particles": _rows(model.particle_q, np.float32, 3)[particles],
+        "particle_offsets": offsets[_host(model.particle_world, np.int32)[particles]],
+        "particle_radius": _host(model.particle_radius, np.float32)[particles],
+        "particle_drawn": (active & ~is_corner)[particles],
+        "triangles": triangles[shown],
+        "triangle_color": _per_triangle(model.tri_color, (int(model.tri_count), 3), shown),
+        "triangle_opacity": _per_triangle(model.tri_opacity, (int(model.tri_count),), shown),
+    }
+
+
+def _per_triangle(array: Any, shape: tuple[int, ...], shown: NDArray[np.int64]) -> Floats | None:
+    values = None if array is None else array.numpy()
+    return None if values is None or values.shape != shape else np.array(values[shown], dtype=np.float32)
+
+
+def _world_offsets(model: Any, worlds: tuple[int, ...]) -> Floats:
+    """Return each world's place in the picture [m], shape `[world_count + 1, 3]`; the last row is of no world."""
+    from newton.utils import compute_world_offsets
+
+    count = int(model.world_count)
+    offsets = np.zeros((count + 1, 3), dtype=np.float32)
+    extents = _largest_world_extents(model)
+    if extents is not None and worlds:
+        spacing = [float(np.ceil(extents.max() * _WORLD_MARGIN))] * 3
+        spacing[int(model.up_axis)] = 0.0
+        offsets[list(worlds)] = compute_world_offsets(len(worlds), (spacing[0], spacing[1], spacing[2]), model.up_axis)
+    return offsets
+
+
+def _largest_world_extents(model: Any) -> Floats | None:
+    """Return the sides [m] of a box that every world fits into, or None where no world has a bounded shape.
+
+    Newton's viewer spaces worlds by the same measure: bounding spheres at the model's start, hidden shapes included.
+    """
+    worlds = _host(model.shape_world, np.int32)
+    radii = _host(model.shape_collision_radius, np.float32)
+    shapes = np.flatnonzero((worlds >= 0) & (worlds < int(model.world_count)) & (radii <= _LARGEST_RADIUS))
+    if not len(shapes):
+        return None
+    centers = _world_positions(model)[shapes]
+    low = np.full((int(model.world_count), 3), np.inf, dtype=np.float32)
+    high = -low
+    np.minimum.at(low, worlds[shapes], centers - radii[shapes, None])
+    np.maximum.at(high, worlds[shapes], centers + radii[shapes, None])
+    known = np.isfinite(low).all(axis=1) & np.isfinite(high).all(axis=1)
+    extents: Floats | None = (high[known] - low[known]).max(axis=0) if known.any() else None
+    return extents
+
+
+def _world_positions(model: Any) -> Floats:
+    """Return the shapes' origins at the model's start [m], shape `[shapes, 3]`."""
+    parents = _host(model.shape_body, np.int32)
+    origins = _rows(model.shape_transform, np.float32, 7)[:, :3]
+    bodies = np.vstack((_rows(model.body_q, np.float32, 7), np.array([[0, 0, 0, 0, 0, 0, 1]], dtype=np.float32)))
+    frames = bodies[parents]
+    axis, w = frames[:, 3:6], frames[:, 6:]
+    turned = (
+        origins * (2.0 * w * w - 1.0)
+        + np.cross(axis, origins) * w * 2.0
+        + axis * (axis * origins).sum(axis=1, keepdims=True) * 2.0
+    )
+    positions: Floats = turned + frames[:, :3]
+    return positions
+
+
+def _in_worlds(world_of: Ints, worlds: Sequence[int]) -> NDArray[np.bool_]:
+    return np.isin(world_of, [-1, *worlds])
+
+
+def _host(array: Any, dtype: Any) -> NDArray[Any]:
+    """Return a copy of a Warp array in host memory; empty where there is none."""
+    return np.zeros(0, dtype=dtype) if array is None else np.array(array.numpy(), dtype=dtype)
+
+
+def _rows(array: Any, dtype: Any, width: int) -> NDArray[Any]:
+    return _host(array, dtype).reshape(-1, width)
+
+
+def _optional(values: Any, width: int) -> Floats | None:
+    return None if values is None else np.array(values, dtype=np.float32).reshape(-1, width)

@@ -1,0 +1,129 @@
+"""Reading segments, closed or open, also those that were cut anywhere."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from .segment_writer import Packet, SegmentLabel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentReader:
+    """An MP4 that says which steps it shows, open for reading."""
+
+    container: InputContainer
+    stream: VideoStream
+    time_base: Fraction
+    """Seconds of one unit of a packet's time."""
+    label: SegmentLabel
+
+    def packets(self) -> Iterator[Packet]:
+        """Yield the packets, in order, up to the first that is not whole."""
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.is_corrupt:
+                    return
+                if packet.pts is not None and packet.size:  # The end has neither.
+                    yield packet
+        except (av.InvalidDataError, av.EOFError):
+            return
+
+    def pts(self, time: int | None) -> int:
+        """Return a packet's or a frame's time as `pts` of the file, in frames."""
+        return self.label.pts((time or 0) * self.time_base)
+
+
+@contextmanager
+def open_segment(path: Path) -> Iterator[SegmentReader | None]:
+    """Open a segment for reading; None where the file ends before its first frame.
+
+    Raises:
+        OSError: the file can't be read (also from FFmpeg).
+        UnlabelledError: it can be played, and stepreel did not write it.
+    """
+    with closing(_HeadOfFile(path)) as head:
+        if not head.has_index:
+            yield None
+            return
+        with av.open(head, "r", format="mp4") as container:
+            label = SegmentLabel.from_comment(container.metadata.get("comment"))
+            if label is None or not container.streams.video:
+                raise UnlabelledError("it does not say which steps it shows; stepreel did not write it")
+            stream = container.streams.video[0]
+            time_base = stream.time_base or Fraction(1)
+            yield SegmentReader(container=container, stream=stream, time_base=time_base, label=label)
+
+
+class UnlabelledError(ValueError):
+    """A video that stepreel did not write."""
+
+
+class _HeadOfFile:
+    """The head of a file that FFmpeg can read: it refuses one that ends inside of a box that describes a fragment.
+
+    Args:
+        path: An MP4 that may have been cut anywhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")
+        self.has_index = False
+        """Whether the description of the streams is whole, without which there are no frames."""
+        self._nbytes = self._find_end()
+        self._file.seek(0)
+
+    def read(self, nbytes: int = -1) -> bytes:
+        """Read at most `nbytes` bytes."""
+        rest = max(0, self._nbytes - self._file.tell())
+        return self._file.read(rest if nbytes < 0 else min(nbytes, rest))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset [bytes], and return it."""
+        if whence == os.SEEK_END:
+            return self._file.seek(self._nbytes + offset)
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the offset [bytes] of the next read."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _find_end(self) -> int:
+        """Return the end of the last box that is whole; of a box of frames, its beginning is of use, too."""
+        file_nbytes = self._file.seek(0, os.SEEK_END)
+        offset = 0
+        while (box := self._box_at(offset)) and box.end <= file_nbytes:
+            self.has_index |= box.kind == b"moov"
+            offset = box.end
+        return file_nbytes if box and box.kind == b"mdat" else offset
+
+    def _box_at(self, offset: int) -> _Box | None:
+        self._file.seek(offset)
+        head = self._file.read(16)
+        if len(head) < 8:
+            return None
+        nbytes, kind = struct.unpack(">I4s", head[:8])
+        if nbytes == 1 and len(head) == 16:
+            (nbytes,) = struct.unpack(">Q", head[8:])
+        return _Box(kind=kind, end=offset + nbytes) if nbytes >= 8 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Box:
+    """A box of an MP4 (ISO/IEC 14496-12, 4.2)."""
+
+    kind: bytes
+    end: int

@@ -1,0 +1,615 @@
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("newton")
+pytest.importorskip("warp")
+
+import newton
+import warp as wp
+
+from stepreel.backends import drawing_place
+from stepreel.backends.drawing_place import choose_place
+from stepreel.backends.newton import NewtonBackend
+from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
+from stepreel.clip import CaptureFormat, CaptureRequest, ClipRequest, Snapshot
+from stepreel.errors import (
+    BackendError,
+    CaptureError,
+    ConfigurationError,
+    RendererUnavailableError,
+    StepreelError,
+)
+from stepreel.frame_pool import FramePool, PoolSlot
+
+Pixels = NDArray[np.uint8]
+Vector = tuple[float, float, float]
+
+WIDTH, HEIGHT = 192, 128
+REQUEST = CaptureRequest(
+    clip=ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0), step=0, pts=0
+)
+
+pytestmark = [
+    pytest.mark.newton,
+    pytest.mark.timeout(300),  # Kernels compile in the first test that draws.
+    # Newton's viewer leaves its window icons to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed file .*icon_:ResourceWarning"),
+]
+
+gl = pytest.mark.gl
+needs_gl = pytest.mark.skipif(
+    choose_place("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
+)
+needs_cuda = pytest.mark.skipif(wp.get_cuda_device_count() == 0, reason="no CUDA device here")
+both_renderers = pytest.mark.parametrize("renderer", [pytest.param("gl", marks=[gl, needs_gl]), pytest.param("warp")])
+
+WORKER = """
+import pickle, sys
+import numpy as np
+folder = sys.argv[1]
+with open(folder + "/renderer.pickle", "rb") as file:
+    renderer = pickle.load(file)
+renderer.open()
+pictures = [renderer.render(snapshot).copy() for snapshot in np.load(folder + "/snapshots.npy")]
+renderer.close()
+np.save(folder + "/pictures.npy", np.stack(pictures))
+with open(folder + "/name", "w") as file:
+    file.write(renderer.name)
+"""
+
+
+@pytest.fixture
+def slot() -> Iterator[PoolSlot]:
+    pool = FramePool(2**20)
+    yield pool.lease()
+    pool.close()
+
+
+def zoo(up_axis: str = "Z") -> newton.ModelBuilder:
+    """Every kind of shape once, each on a body of its own, turned and in a ring around the origin."""
+    builder = newton.ModelBuilder(up_axis=newton.Axis.from_any(up_axis))
+    knot = newton.Mesh.create_torus(0.3, 0.12, compute_inertia=False) if hasattr(newton.Mesh, "create_torus") else None
+    mesh = knot or newton.Mesh.create_sphere(0.35, num_latitudes=5, num_longitudes=7, compute_inertia=False)
+    kinds: list[Callable[[int], int]] = [
+        lambda body: builder.add_shape_box(body, hx=0.2, hy=0.3, hz=0.4),
+        lambda body: builder.add_shape_sphere(body, radius=0.3),
+        lambda body: builder.add_shape_capsule(body, radius=0.15, half_height=0.3),
+        lambda body: builder.add_shape_cylinder(body, radius=0.25, half_height=0.3),
+        lambda body: builder.add_shape_cone(body, radius=0.3, half_height=0.35),
+        lambda body: builder.add_shape_ellipsoid(body, rx=0.2, ry=0.3, rz=0.4),
+        lambda body: builder.add_shape_mesh(body, mesh=mesh, scale=(1.0, 1.3, 0.8)),
+        lambda body: builder.add_shape_mesh(body, mesh=mesh, scale=(-1.0, 1.0, 1.0)),
+    ]
+    up = newton.Axis.from_any(up_axis).value
+    for index, add in enumerate(kinds):
+        angle = 2 * math.pi * index / len(kinds)
+        place = [1.5 * math.cos(angle), 1.5 * math.sin(angle)]
+        place.insert(up, 0.6)
+        turn = wp.quat_rpy(0.4 * index, 0.3, 0.2)
+        body = builder.add_body(
+            xform=wp.transform(place, turn), mass=1.0, inertia=wp.mat33(np.eye(3)), lock_inertia=True
+        )
+        shape = add(body)
+        builder.shape_color[shape] = wp.vec3(0.9 - 0.1 * index, 0.2 + 0.1 * index, 0.5)
+    builder.add_shape_box(-1, xform=wp.transform((0.0, 0.0, 0.1), wp.quat_identity()), hx=0.1, hy=0.1, hz=0.1)
+    hidden = newton.ModelBuilder.ShapeConfig(is_visible=False)
+    builder.add_shape_sphere(0, radius=1.2, cfg=hidden)
+    return builder
+
+
+def sphere(radius: float = 0.1, up_axis: str = "Z") -> newton.ModelBuilder:
+    builder = newton.ModelBuilder(up_axis=newton.Axis.from_any(up_axis))
+    builder.add_shape_sphere(builder.add_body(), radius=radius)
+    return builder
+
+
+def cloth() -> newton.ModelBuilder:
+    builder = newton.ModelBuilder()
+    builder.add_cloth_grid(
+        pos=wp.vec3(-0.6, -0.6, 0.5),
+        rot=wp.quat_rpy(0.3, 0.2, 0.0),
+        vel=wp.vec3(0.0),
+        dim_x=6,
+        dim_y=6,
+        cell_x=0.2,
+        cell_y=0.2,
+        mass=0.1,
+    )
+    return builder
+
+
+def worlds_of(builder: newton.ModelBuilder, count: int, *, ground: bool = True) -> newton.Model:
+    scene = newton.ModelBuilder(up_axis=builder.up_axis)
+    scene.replicate(builder, count)
+    if ground:
+        scene.add_ground_plane()
+    return scene.finalize(device="cpu")
+
+
+def moved(model: newton.Model, step: int = 1) -> newton.State:
+    """A state in which every body and particle is elsewhere than at the start."""
+    state = model.state()
+    rng = np.random.default_rng(step)
+    if model.body_count:
+        bodies = state.body_q.numpy()
+        bodies[:, :3] += rng.uniform(-0.3, 0.3, size=(len(bodies), 3)).astype(np.float32)
+    if model.particle_count:
+        particles = state.particle_q.numpy()
+        particles += rng.uniform(-0.05, 0.05, size=particles.shape).astype(np.float32)
+    return state
+
+
+def backend_of(model: newton.Model, state: newton.State | None = None, **settings: Any) -> NewtonBackend:
+    settings = {"eye": (4.0, 4.0, 3.0), **settings}
+    current = state if state is not None else model.state()
+    return NewtonBackend(model, lambda: current, **settings)
+
+
+def opened(backend: NewtonBackend) -> CaptureFormat:
+    return backend.open(width=WIDTH, height=HEIGHT, worker_device="auto")
+
+
+def captured(backend: NewtonBackend, slot: PoolSlot) -> Pixels:
+    capture = backend.capture(REQUEST, slot)
+    assert isinstance(capture, Snapshot)
+    return slot.array(capture.nbytes).copy()
+
+
+def draw_in_worker(
+    capture_format: CaptureFormat,
+    snapshots: Sequence[Pixels],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Pixels, str]:
+    """Draw as a worker does, in a new process that gets only the pickled renderer and the snapshots."""
+    (folder / "renderer.pickle").write_bytes(pickle.dumps(capture_format.renderer))
+    np.save(folder / "snapshots.npy", np.stack(snapshots))
+    subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", WORKER, str(folder)],
+        env={
+            **os.environ,
+            **capture_format.worker_environment,
+            **(environment or {}),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+        check=True,
+    )
+    return np.load(folder / "pictures.npy"), (folder / "name").read_text()
+
+
+def draw_here(capture_format: CaptureFormat, *snapshots: Pixels) -> list[Pixels]:
+    renderer = capture_format.renderer
+    assert renderer is not None
+    renderer.open()
+    try:
+        return [renderer.render(snapshot).copy() for snapshot in snapshots]
+    finally:
+        renderer.close()
+
+
+def viewers_picture(
+    model: newton.Model, state: newton.State, *, eye: Vector = (4.0, 4.0, 3.0), worlds: Sequence[int] | None = None
+) -> Pixels:
+    """What Newton's own viewer draws of the whole model on this thread."""
+    import pyglet
+
+    pyglet.options["headless"] = True
+    pyglet.app.event_loop.has_exit = False
+    viewer = newton.viewer.ViewerGL(width=WIDTH, height=HEIGHT, headless=True)
+    viewer.set_model(model)
+    viewer.set_visible_worlds(worlds)
+    x, y, z = -np.array(eye) / np.linalg.norm(eye)
+    pitch, yaw = math.degrees(math.asin(z)), math.degrees(math.atan2(y, x))
+    if int(model.up_axis) == 1:
+        pitch, yaw = math.degrees(math.asin(y)), math.degrees(math.atan2(z, x))
+    viewer.set_camera(pos=wp.vec3(*eye), pitch=pitch, yaw=yaw)
+    viewer.begin_frame(0.0)
+    viewer.log_state(state)
+    viewer.end_frame()
+    pixels: Pixels = viewer.get_frame().numpy().copy()
+    viewer.close()
+    return pixels
+
+
+def assert_same_picture(picture: Pixels, expected: Pixels) -> None:
+    assert expected.std() > 10, "there is something to see"
+    difference = np.abs(picture.astype(int) - expected.astype(int))
+    assert difference.mean() < 0.05
+    # The order in which triangles are drawn may differ, and decides pixels on edges.
+    assert (difference.max(axis=2) > 8).mean() < 0.002
+
+
+def center_of_change(picture: Pixels, background: Pixels) -> tuple[float, float]:
+    """The middle of what differs, as pixel coordinates x, y of pixel centers."""
+    changed = np.abs(picture.astype(int) - background.astype(int)).max(axis=2) > 25
+    assert changed.sum() > 10
+    y, x = np.nonzero(changed)
+    return float(x.mean()) + 0.5, float(y.mean()) + 0.5
+
+
+def pixel_of(point: Vector, eye: Vector, lookat: Vector, fov: float, up_axis: int) -> tuple[float, float]:
+    """Where a pinhole camera sees a point: the textbook's formula."""
+    forward = (np.array(lookat) - eye) / math.dist(eye, lookat)
+    right = np.cross(forward, np.eye(3)[up_axis])
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    offset = np.array(point) - eye
+    focal = HEIGHT / 2 / math.tan(math.radians(fov) / 2)
+    depth = float(offset @ forward)
+    return WIDTH / 2 + focal * float(offset @ right) / depth, HEIGHT / 2 - focal * float(offset @ up) / depth
+
+
+@gl
+@needs_gl
+def test_a_snapshot_drawn_in_a_worker_is_the_picture_of_newtons_viewer(slot: PoolSlot, tmp_path: Path) -> None:
+    model = worlds_of(zoo(), 3)
+    states = [moved(model, step) for step in range(2)]
+    current = iter([states[0], *states])
+    backend = NewtonBackend(model, lambda: next(current), eye=(4.0, 4.0, 3.0), renderer="gl")
+    capture_format = opened(backend)
+    snapshots = [captured(backend, slot) for _ in states]
+    assert backend.name == "newton_gl"
+    pictures, name = draw_in_worker(capture_format, snapshots, tmp_path)
+    assert name == "newton_gl"
+    for picture, state in zip(pictures, states, strict=True):
+        assert_same_picture(picture, viewers_picture(model, state))
+
+
+@gl
+@needs_gl
+@pytest.mark.parametrize("up_axis", ["Z", "Y"])
+def test_a_model_without_worlds_is_drawn_as_the_viewer_does(slot: PoolSlot, up_axis: str) -> None:
+    builder = zoo(up_axis)
+    builder.add_ground_plane()
+    model = builder.finalize(device="cpu")
+    state = moved(model)
+    backend = backend_of(model, state, renderer="gl")
+    (picture,) = draw_here(opened(backend), captured(backend, slot))
+    assert_same_picture(picture, viewers_picture(model, state))
+
+
+@gl
+@needs_gl
+def test_only_the_visible_worlds_are_drawn_side_by_side(slot: PoolSlot) -> None:
+    model = worlds_of(zoo(), 6)
+    state = moved(model)
+    backend = backend_of(model, state, renderer="gl", visible_worlds=[4, 1, 5])
+    capture_format = opened(backend)
+    assert capture_format.nbytes == 28 * model.body_count // 2
+    assert capture_format.details["visible_worlds"] == [1, 4, 5]
+    (picture,) = draw_here(capture_format, captured(backend, slot))
+    assert_same_picture(picture, viewers_picture(model, state, worlds=[1, 4, 5]))
+
+
+@gl
+@needs_gl
+def test_triangles_between_particles_are_drawn_as_the_viewer_does(slot: PoolSlot) -> None:
+    builder = cloth()
+    builder.add_shape_sphere(builder.add_body(xform=wp.transform((0.0, 0.0, 1.2), wp.quat_identity())), radius=0.2)
+    builder.add_ground_plane()
+    model = builder.finalize(device="cpu")
+    state = moved(model)
+    backend = backend_of(model, state, renderer="gl")
+    (picture,) = draw_here(opened(backend), captured(backend, slot))
+    assert_same_picture(picture, viewers_picture(model, state))
+
+
+@both_renderers
+def test_particles_without_triangles_are_drawn_as_spheres(slot: PoolSlot, renderer: str) -> None:
+    builder = newton.ModelBuilder()
+    builder.add_particles(pos=[(0.0, 0.0, 0.0)], vel=[(0.0, 0.0, 0.0)], mass=[1.0], radius=[0.15])
+    builder.add_particles(pos=[(0.5, 0.0, 0.0)], vel=[(0.0, 0.0, 0.0)], mass=[1.0], radius=[0.15], flags=[0])
+    model = builder.finalize(device="cpu")
+    state = model.state()
+    backend = backend_of(model, state, renderer=renderer, eye=(0.0, -3.0, 0.0))
+    capture_format = opened(backend)
+    state.particle_q.assign(np.array([[0.2, 0.0, 0.3], [0.5, 0.0, 0.0]], dtype=np.float32))
+    seen = captured(backend, slot)
+    state.particle_q.assign(np.array([[0.0, -9.0, 0.0], [0.5, 0.0, 0.0]], dtype=np.float32))
+    unseen = captured(backend, slot)
+    picture, background = draw_here(capture_format, seen, unseen)
+    expected = pixel_of((0.2, 0.0, 0.3), (0.0, -3.0, 0.0), (0.0, 0.0, 0.0), 45.0, 2)
+    assert center_of_change(picture, background) == pytest.approx(expected, abs=2)
+
+
+def test_cloth_stands_in_the_place_of_its_world() -> None:
+    world = cloth()
+    world.add_shape_box(world.add_body(), hx=0.5, hy=0.5, hz=0.5)
+    renderer = opened(backend_of(worlds_of(world, 2), renderer="warp")).renderer
+    assert isinstance(renderer, WarpRenderer)
+    scene = renderer._view.scene
+    particles = len(scene.particles) // 2
+    assert scene.body_offsets[0].any()
+    assert (scene.body_offsets[0] != scene.body_offsets[1]).any()
+    assert (scene.particle_offsets[:particles] == scene.body_offsets[0]).all()
+    assert (scene.particle_offsets[particles:] == scene.body_offsets[1]).all()
+    assert scene.triangles[: len(scene.triangles) // 2].max() < particles
+    assert not scene.particle_drawn.any()
+
+
+@gl
+@needs_gl
+@pytest.mark.parametrize(
+    ("up_axis", "eye", "lookat", "place"),
+    [
+        ("Z", (3.0, 2.0, 2.5), (0.2, 0.1, 0.4), (0.5, -0.4, 0.3)),
+        ("Y", (-2.0, 1.5, 3.0), (0.0, 0.5, 0.0), (0.4, 0.6, -0.3)),
+        ("X", (1.0, 3.0, -2.0), (0.3, 0.0, 0.0), (0.5, 0.3, 0.4)),
+    ],
+)
+def test_both_renderers_show_a_body_where_the_camera_sees_it(
+    slot: PoolSlot, up_axis: str, eye: Vector, lookat: Vector, place: Vector
+) -> None:
+    model = sphere(up_axis=up_axis).finalize(device="cpu")
+    state = model.state()
+    behind = [2 * at - to for at, to in zip(eye, lookat, strict=True)]
+    found = {}
+    for renderer in ("gl", "warp"):
+        backend = backend_of(model, state, renderer=renderer, eye=eye, lookat=lookat, fov=50.0)
+        capture_format = opened(backend)
+        state.body_q.numpy()[0, :3] = place
+        seen = captured(backend, slot)
+        state.body_q.numpy()[0, :3] = behind
+        picture, background = draw_here(capture_format, seen, captured(backend, slot))
+        found[renderer] = center_of_change(picture, background)
+    up = "XYZ".index(up_axis)
+    assert found["gl"] == pytest.approx(pixel_of(place, eye, lookat, 50.0, up), abs=2)
+    assert found["warp"] == pytest.approx(found["gl"], abs=2)
+
+
+@both_renderers
+def test_a_picture_changes_with_the_state_and_with_nothing_else(slot: PoolSlot, renderer: str) -> None:
+    model = worlds_of(sphere(0.4), 2)
+    state = model.state()
+    backend = backend_of(model, state, renderer=renderer)
+    capture_format = opened(backend)
+    before = captured(backend, slot)
+    again = captured(backend, slot)
+    state.body_q.numpy()[1, 2] += 0.5
+    after = captured(backend, slot)
+    pictures = draw_here(capture_format, before, again, after, before)
+    assert (pictures[0] == pictures[1]).all()
+    assert (np.abs(pictures[0].astype(int) - pictures[2]) > 25).sum() > 50
+    assert (pictures[0] == pictures[3]).all()
+
+
+@both_renderers
+def test_a_cloth_and_a_heightfield_are_drawn_by_both_renderers(slot: PoolSlot, renderer: str) -> None:
+    builder = cloth()
+    heights = np.linspace(0.0, 0.3, 12).reshape(3, 4)
+    builder.add_shape_heightfield(heightfield=newton.Heightfield(heights, 3, 4, hx=1.0, hy=1.0))
+    model = builder.finalize(device="cpu")
+    state = model.state()
+    backend = backend_of(model, state, renderer=renderer, eye=(0.0, -3.0, 2.0))
+    capture_format = opened(backend)
+    seen = captured(backend, slot)
+    state.particle_q.numpy()[:, 1] -= 9.0
+    unseen = captured(backend, slot)
+    picture, background = draw_here(capture_format, seen, unseen)
+    changed = (np.abs(picture.astype(int) - background).max(axis=2) > 12).mean()
+    assert 0.03 < changed < 0.6
+    assert background.std() > 2
+
+
+@gl
+@needs_gl
+def test_renderers_of_one_process_take_turns(slot: PoolSlot) -> None:
+    formats, snapshots = [], []
+    for count in (1, 2):
+        model = worlds_of(zoo(), count)
+        backend = backend_of(model, moved(model), renderer="gl")
+        formats.append(opened(backend))
+        snapshots.append(captured(backend, slot))
+    alone = [draw_here(one, snapshot)[0] for one, snapshot in zip(formats, snapshots, strict=True)]
+    renderers = [one.renderer for one in formats if one.renderer is not None]
+    for renderer in renderers:
+        renderer.open()
+    for _ in range(2):
+        for renderer, snapshot, expected in zip(renderers, snapshots, alone, strict=True):
+            assert_same_picture(renderer.render(snapshot), expected)
+    renderers.pop(0).close()
+    assert_same_picture(renderers[0].render(snapshots[1]), alone[1])
+    renderers[0].close()
+
+
+def test_the_ray_tracer_draws_in_a_worker_where_opengl_does_not_open(slot: PoolSlot, tmp_path: Path) -> None:
+    model = worlds_of(zoo(), 2)
+    backend = backend_of(model, moved(model))
+    capture_format = opened(backend)
+    snapshot = captured(backend, slot)
+    nowhere = {"__EGL_VENDOR_LIBRARY_FILENAMES": str(tmp_path / "no-driver.json")}
+    if not isinstance(capture_format.renderer, FallbackRenderer):
+        pytest.skip("OpenGL was ruled out before a worker was needed to tell")
+    pictures, name = draw_in_worker(capture_format, [snapshot], tmp_path, nowhere)
+    assert name == "newton_warp"
+    assert pictures.shape == (1, HEIGHT, WIDTH, 3)
+    assert pictures.std() > 10
+
+
+def test_a_large_model_sends_the_worker_only_what_is_drawn() -> None:
+    few, many = (opened(backend_of(worlds_of(zoo(), count))) for count in (16, 300))
+    assert many.nbytes == few.nbytes
+    assert many.details["worlds"] == 300
+    assert many.details["visible_worlds"] == list(range(16))
+    assert len(pickle.dumps(many.renderer)) < 1.02 * len(pickle.dumps(few.renderer))
+
+
+def test_a_snapshot_holds_the_bodies_of_the_visible_worlds_in_order(slot: PoolSlot) -> None:
+    model = worlds_of(zoo(), 5)
+    state = moved(model)
+    backend = backend_of(model, state, visible_worlds=[0, 2, 3])
+    opened(backend)
+    bodies = captured(backend, slot).view(np.float32).reshape(-1, 7)
+    expected = np.flatnonzero(np.isin(model.body_world.numpy(), [0, 2, 3]))
+    assert (bodies == state.body_q.numpy()[expected]).all()
+
+
+def test_every_capture_reads_the_state_that_is_current_then(slot: PoolSlot) -> None:
+    model = worlds_of(sphere(), 2)
+    states = [moved(model, step) for step in range(20)]
+    step = 0
+    backend = NewtonBackend(model, lambda: states[step])
+    opened(backend)
+    for step in [0, 1, 0, 1, *range(20)]:
+        states[step].body_q.numpy()[:, 0] += 1.0
+        assert (captured(backend, slot).view(np.float32) == states[step].body_q.numpy().reshape(-1)).all()
+
+
+def test_a_state_of_another_model_costs_the_frame(slot: PoolSlot) -> None:
+    model, other = worlds_of(sphere(), 2), worlds_of(sphere(), 3)
+    states: list[Any] = [model.state(), other.state(), None, model.state()]
+    backend = NewtonBackend(model, lambda: states.pop(0))
+    opened(backend)
+    with pytest.raises(CaptureError, match=r"state\.body_q has 3 rows, the model 2"):
+        backend.capture(REQUEST, slot)
+    with pytest.raises(CaptureError, match="get_state returned NoneType"):
+        backend.capture(REQUEST, slot)
+    assert len(captured(backend, slot)) == 56
+
+
+def test_a_state_of_another_model_is_refused_before_training_starts() -> None:
+    model, other = worlds_of(sphere(), 2), worlds_of(sphere(), 3)
+    with pytest.raises(BackendError, match="called get_state once"):
+        opened(NewtonBackend(model, other.state))
+
+
+def test_a_capture_before_open_and_after_close_is_refused(slot: PoolSlot) -> None:
+    backend = backend_of(worlds_of(sphere(), 2))
+    with pytest.raises(CaptureError, match="not open"):
+        backend.capture(REQUEST, slot)
+    opened(backend)
+    captured(backend, slot)
+    backend.close()
+    with pytest.raises(CaptureError, match="not open"):
+        backend.capture(REQUEST, slot)
+
+
+def test_a_model_without_a_visible_shape_is_refused() -> None:
+    builder = newton.ModelBuilder()
+    builder.add_shape_sphere(builder.add_body(), radius=1.0, cfg=newton.ModelBuilder.ShapeConfig(is_visible=False))
+    with pytest.raises(BackendError, match="none of 1 shapes visible; give a shape"):
+        opened(backend_of(builder.finalize(device="cpu")))
+
+
+def test_worlds_that_the_model_has_not_are_refused() -> None:
+    with pytest.raises(BackendError, match=r"visible_worlds names \[-1, 2\], the model has 2 worlds"):
+        opened(backend_of(worlds_of(sphere(), 2), visible_worlds=[0, 2, -1]))
+
+
+def test_something_else_than_a_model_is_refused() -> None:
+    with pytest.raises(BackendError, match=r"looked for a newton\.Model, got ModelBuilder"):
+        opened(NewtonBackend(sphere(), lambda: None))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("renderer", "opengl"),
+        ("steps_per_second", 0),
+        ("steps_per_second", math.nan),
+        ("steps_per_second", "60"),
+        ("visible_worlds", []),
+        ("visible_worlds", [0.5]),
+        ("visible_worlds", 3),
+        ("eye", (0.0, math.nan, 0.0)),
+        ("eye", (0.0, 0.0, 0.0)),
+        ("fov", 0),
+    ],
+)
+def test_a_setting_that_can_not_work_is_refused_at_construction(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"got .*; allowed: "):
+        NewtonBackend(None, lambda: None, **{setting: value})
+
+
+@pytest.mark.skipif(wp.get_cuda_device_count() > 0, reason="there is a CUDA device here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    backend = backend_of(worlds_of(sphere(), 1))
+    with pytest.raises(BackendError, match="worker_device asks for cuda:0, Warp sees 0 CUDA devices"):
+        backend.open(width=None, height=None, worker_device="cuda")
+
+
+def test_opengl_without_its_libraries_is_refused_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing_place, "_LIBRARIES", ("libnowhere.so.1",))
+    model = worlds_of(sphere(), 1)
+    with pytest.raises(RendererUnavailableError, match=r"gl: libnowhere\.so\.1 can't be loaded .* install EGL"):
+        opened(backend_of(model, renderer="gl"))
+    backend = backend_of(model, renderer="auto")
+    assert isinstance(opened(backend).renderer, WarpRenderer)
+    assert backend.name == "newton_warp"
+
+
+def test_the_format_says_what_is_recorded() -> None:
+    model = worlds_of(sphere(), 2)
+    backend = backend_of(model, steps_per_second=200, fov=60.0)
+    capture_format = backend.open(width=None, height=None, worker_device="cpu")
+    assert (capture_format.width, capture_format.height) == (1280, 720)
+    assert capture_format.steps_per_second == 200.0
+    assert capture_format.nbytes == 56
+    assert capture_format.worker_environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert capture_format.details == {
+        "camera": {"eye": [4.0, 4.0, 3.0], "lookat": [0.0, 0.0, 0.0], "fov": 60.0},
+        "renderer": backend.name,
+        "worlds": 2,
+        "visible_worlds": [0, 1],
+        "shapes": 3,
+        "bodies": 2,
+        "particles": 0,
+        "model_device": "cpu",
+        "draws_on": "cpu",
+    }
+
+
+@both_renderers
+def test_a_snapshot_of_another_size_is_refused_by_the_renderer(renderer: str) -> None:
+    capture_format = opened(backend_of(worlds_of(sphere(), 2), renderer=renderer))
+    assert isinstance(capture_format.renderer, GlRenderer | WarpRenderer)
+    with pytest.raises(StepreelError, match="a snapshot of this scene has 56 bytes, got 28"):
+        draw_here(capture_format, np.zeros(28, dtype=np.uint8))
+
+
+@needs_cuda
+def test_snapshots_of_a_cuda_model_come_whole_and_unmixed_without_a_wait_between_them() -> None:
+    scene = newton.ModelBuilder()
+    scene.replicate(zoo(), 4)
+    model = scene.finalize(device="cuda:0")
+    state = model.state()
+    backend = NewtonBackend(model, lambda: state, visible_worlds=[0, 2, 3])
+    capture_format = opened(backend)
+    assert capture_format.nbytes is not None
+    rows = np.flatnonzero(np.isin(model.body_world.numpy(), [0, 2, 3]))
+    with wp.ScopedCapture(device="cuda:0") as capture:
+        wp.launch(_lift, dim=model.body_count, inputs=[state.body_q], device="cuda:0")
+    start = model.body_q.numpy()
+    pool = FramePool(2**20)
+    slots = [pool.lease() for _ in range(8)]
+    pending = []
+    for slot in slots:
+        wp.capture_launch(capture.graph)
+        pending.append(backend.capture(REQUEST, slot))
+    for number, (slot, snapshot) in enumerate(zip(slots, pending, strict=True), start=1):
+        assert not isinstance(snapshot, Snapshot)
+        whole = snapshot.wait()
+        assert snapshot.poll() == whole
+        expected = start[rows]
+        expected[:, 2] += number
+        assert slot.array(capture_format.nbytes).view(np.float32).reshape(-1, 7) == pytest.approx(expected, abs=1e-5)
+    pool.close()
+
+
+@wp.kernel  # type: ignore[untyped-decorator]
+def _lift(bodies: wp.array(dtype=wp.transformf)):  # type: ignore[no-untyped-def, valid-type]
+    row = wp.tid()
+    up = wp.transformf(wp.vec3f(0.0, 0.0, 1.0), wp.quatf(0.0, 0.0, 0.0, 1.0))
+    bodies[row] = wp.transform_multiply(up, bodies[row])  # type: ignore[arg-type]

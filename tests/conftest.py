@@ -1,0 +1,37 @@
+"""What every test stands on: both event loops, no blocking on them, reproducible examples, a folder for clips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+# In the gate the same examples run every time; elsewhere each run looks for new ones.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("gate", parent=settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile("gate" if os.environ.get("CI") else "explore")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Every async test runs on both event loops."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """Fails a test in which stepreel makes a blocking call on a running asyncio loop, in whatever thread."""
+    with blockbuster_ctx("stepreel") as guard:
+        for function in guard.functions.values():
+            function.can_block_in("app/recorder.py", "__init__")  # Constructing a recorder checks the output folder.
+        yield guard
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path) -> Path:
+    """A folder for clips that is not there yet."""
+    return tmp_path / "videos"

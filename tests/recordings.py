@@ -1,0 +1,69 @@
+"""Looking at what a recorder wrote: real files, decoded back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+
+from stepreel.backends.synthetic import read_step
+from stepreel.clip import Clip, FrameCounts
+
+
+def shown_steps(path: Path) -> list[int]:
+    """Return the step that each picture of a segment shows, read from its pixels."""
+    with av.open(str(path)) as container:
+        return [read_step(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+def timed_steps(path: Path, fps: float) -> list[tuple[float, int]]:
+    """Return place on the timeline, counted in frames, and step shown, of each picture of a segment."""
+    with av.open(str(path)) as container:
+        return [
+            (float(frame.time or 0.0) * fps, read_step(frame.to_ndarray(format="rgb24")))
+            for frame in container.decode(video=0)
+        ]
+
+
+def manifest_of(output_dir: Path, clip: Clip) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output_dir / f"{clip.name}.json").read_text())
+    return found
+
+
+def is_balanced(counts: FrameCounts) -> bool:
+    return counts.requested == counts.encoded + sum(counts.dropped.values()) + counts.pending
+
+
+def expand(ranges: tuple[tuple[int, int], ...], stride: int) -> list[int]:
+    """Return the steps in ranges such as a clip's `missing_steps`."""
+    return [step for first, last in ranges for step in range(first, last + 1, stride)]
+
+
+def check_clip(output_dir: Path, clip: Clip) -> None:
+    """Hold a closed clip against its files: each picture is of its time, and every other step is listed."""
+    counts = clip.frames
+    assert counts.pending == 0
+    assert is_balanced(counts)
+    shown: list[int] = []
+    for number, segment in enumerate(clip.segments):
+        frames = timed_steps(output_dir / segment.file, clip.fps)
+        base_step = clip.start_step if number == 0 else segment.first_step
+        for pts, step in frames:
+            assert step == base_step + round(pts) * clip.frame_stride
+            assert abs(pts - round(pts)) < 1e-6
+        steps = [step for _, step in frames]
+        assert (segment.frames, segment.first_step, segment.last_step) == (len(steps), steps[0], steps[-1])
+        shown += steps
+    missing = expand(clip.missing_steps, clip.frame_stride)
+    assert shown == sorted(set(shown))
+    assert len(shown) == counts.encoded
+    assert len(missing) == counts.dropped_total
+    assert sorted(shown + missing) == sorted(set(shown) | set(missing))
+    manifest = manifest_of(output_dir, clip)
+    assert manifest["state"] == clip.state
+    assert manifest["frames"]["requested"] == counts.requested
+    assert manifest["frames"]["encoded"] == counts.encoded
+    assert [segment["file"] for segment in manifest["segments"]] == [segment.file for segment in clip.segments]
+    assert not list(output_dir.glob("*.part"))
