@@ -30,6 +30,8 @@ _CREDIT = 2
 """Slots that a worker is given ahead: the one it works on, and the next."""
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 5.0
+_MOST_SUSPICION = 2
+"""Workers that one frame may lose before it is dropped."""
 _MOST_LOSSES = 3
 """Workers that one clip may lose before the rest of it is set aside."""
 
@@ -59,12 +61,23 @@ class _ClipInWork:
 
 
 @dataclass(slots=True, kw_only=True)
+class _Handed:
+    """A frame that was handed to a worker; its slot is kept until the worker has reported it."""
+
+    frame: QueuedFrame
+    suspicion: int = 0
+    """Workers that were lost while they worked on this frame."""
+
+
+@dataclass(slots=True, kw_only=True)
 class _Seat:
     """A place for one worker, and the clips that it has to do."""
 
     number: int
     clips: dict[int, _ClipInWork] = field(default_factory=dict)
-    in_flight: deque[QueuedFrame] = field(default_factory=deque)
+    in_flight: deque[_Handed] = field(default_factory=deque)
+    returned: deque[_Handed] = field(default_factory=deque)
+    """What a lost worker had not reported, for the next one."""
     salvaged: dict[int, Segment] = field(default_factory=dict)
     bell: Pulse = field(default_factory=Pulse)
     """Rings when there may be something to send."""
@@ -160,8 +173,9 @@ class Consumer:
 
     def discard(self) -> None:
         """Drop every frame that no worker has begun."""
-        for clip in self._clips.values():
-            self._discard(clip, DropCause.CLOSED)
+        for seat in self._seats:
+            for clip in seat.clips.values():
+                self._discard(seat, clip, DropCause.CLOSED)
         self._ring_all()
 
     async def aclose(self) -> None:
@@ -337,17 +351,25 @@ class Consumer:
                 clip.is_begun = True
                 yield self._begin(clip)
         begun = {index for index, clip in seat.clips.items() if clip.is_begun}
-        while len(seat.in_flight) < _CREDIT and (frame := self._queue.get_nowait(begun)):
-            seat.in_flight.append(frame)
-            yield _encode(frame)
+        while len(seat.in_flight) < _CREDIT and (handed := self._next_frame(seat, begun)):
+            seat.in_flight.append(handed)
+            yield _encode(handed.frame)
         for clip in list(seat.clips.values()):
             if clip.is_begun and clip.is_ended and not clip.is_end_sent and self._is_all_sent(seat, clip):
                 clip.is_end_sent = True
                 yield _end(clip)
 
+    def _next_frame(self, seat: _Seat, clips: set[int]) -> _Handed | None:
+        for handed in seat.returned:
+            if handed.frame.clip_index in clips:
+                seat.returned.remove(handed)
+                return handed
+        frame = self._queue.get_nowait(clips)
+        return _Handed(frame=frame) if frame else None
+
     def _is_all_sent(self, seat: _Seat, clip: _ClipInWork) -> bool:
         return not self._queue.waiting(clip.index) and clip.account.pending == sum(
-            frame.clip_index == clip.index for frame in seat.in_flight
+            handed.frame.clip_index == clip.index for handed in seat.in_flight
         )
 
     def _begin(self, clip: _ClipInWork) -> protocol.BeginClip:
@@ -422,7 +444,7 @@ class Consumer:
                 raise WorkerError(f"a worker does not report {type(reply).__name__}")
 
     def _take_frame_done(self, seat: _Seat, reply: protocol.FrameDone) -> None:
-        frame = seat.in_flight.popleft()
+        frame = seat.in_flight.popleft().frame
         if (frame.clip_index, frame.request.step) != (reply.clip, reply.step):
             raise WorkerError(f"the worker reported step {reply.step}, and was given {frame.request.step}")
         frame.slot.release()
@@ -444,6 +466,7 @@ class Consumer:
         clip.unsalvaged, clip.is_salvage_sent = None, False
         account = clip.account
         salvaged = seat.salvaged.pop(reply.clip, None)
+        self._settle_returned(seat, clip, salvaged)
         lost = account.segment_lost(salvaged, DropCause(reply.cause))
         file = salvaged.file if salvaged else None
         self._log.warning("segment.lost", clip=account.name, salvaged=file, frames_lost=lost, error=reply.message)
@@ -451,23 +474,33 @@ class Consumer:
         self._record(account)
 
     def _account_for_loss(self, seat: _Seat) -> None:
-        """Book what a worker that ended took along, and have what it left on disk mended by the next one."""
-        for frame in seat.in_flight:
-            frame.slot.release()
-            clip = seat.clips[frame.clip_index]
-            if clip.account.open_segment:
-                clip.account.frame_encoded(frame.request.step)  # The salvaged segment tells whether it was.
-            else:
-                clip.account.frame_dropped(frame.request.step, DropCause.WORKER_LOST)
+        """Keep what a worker that ended had not reported, and have what it left on disk mended by the next one."""
+        if seat.in_flight:
+            seat.in_flight[0].suspicion += 1
+            self._fail_if_strict("a worker was lost")
+        seat.returned.extendleft(reversed(seat.in_flight))
+        seat.in_flight.clear()
+        seat.salvaged.clear()
         for clip in seat.clips.values():
             if clip.is_begun or clip.is_salvage_sent:
                 clip.losses += 1
                 clip.unsalvaged = clip.account.open_segment
                 clip.is_begun = clip.is_end_sent = clip.is_salvage_sent = False
-        if seat.in_flight:
-            self._fail_if_strict("a worker was lost")
-        seat.in_flight.clear()
-        seat.salvaged.clear()
+                if not clip.unsalvaged:
+                    self._settle_returned(seat, clip, None)
+
+    def _settle_returned(self, seat: _Seat, clip: _ClipInWork, salvaged: Segment | None) -> None:
+        """Book the unreported frames that did get into a segment, and those that no worker survives."""
+        for handed in [one for one in seat.returned if one.frame.clip_index == clip.index]:
+            step = handed.frame.request.step
+            if salvaged and step <= salvaged.last_step:
+                clip.account.frame_encoded(step)
+            elif handed.suspicion >= _MOST_SUSPICION:
+                clip.account.frame_dropped(step, DropCause.WORKER_LOST)
+            else:
+                continue
+            seat.returned.remove(handed)
+            handed.frame.slot.release()
 
     def _give_up(self, seat: _Seat, clip: _ClipInWork, cause: DropCause) -> None:
         """Have no worker bother with a clip any more: what waits of it is dropped, now and as it comes."""
@@ -475,12 +508,15 @@ class Consumer:
         if clip.unsalvaged:
             clip.unsalvaged = None
             clip.account.segment_lost(None, cause)
-        self._discard(clip, cause)
+        self._discard(seat, clip, cause)
         if clip.is_ended and not clip.account.pending:
             self._close_clip(seat, clip)
 
-    def _discard(self, clip: _ClipInWork, cause: DropCause) -> None:
-        for frame in self._queue.discard(clip.index):
+    def _discard(self, seat: _Seat, clip: _ClipInWork, cause: DropCause) -> None:
+        returned = [handed for handed in seat.returned if handed.frame.clip_index == clip.index]
+        for handed in returned:
+            seat.returned.remove(handed)
+        for frame in [*(handed.frame for handed in returned), *self._queue.discard(clip.index)]:
             frame.slot.release()
             clip.account.frame_dropped(frame.request.step, cause)
 
