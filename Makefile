@@ -6,6 +6,7 @@ PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+TORCH ?= torch
 GRAPHICS := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 HAS_GRAPHICS := import ctypes; [ctypes.CDLL(name) for name in ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")]
@@ -17,10 +18,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types check bench install graphics wheel clean
+.PHONY: help demo test lint format types check bench bench-peers install graphics wheel clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: graphics $(VENV)/installed-newton ## Train a small policy on a Newton simulation and record it (ARGS="--help" for more)
 	$(BIN)/stepreel demo $(ARGS)
@@ -45,6 +46,9 @@ types: $(VENV)/installed-dev ## Check the types of the package and of its tests
 bench: graphics $(VENV)/installed-dev ## Measure what recording costs the training thread
 	$(BIN)/python -m pytest benchmarks --benchmark-only --timeout 0 $(ARGS)
 
+bench-peers: $(VENV)/peers/installed ## Compare with other recorders, for about an hour (ARGS="--help" for less)
+	cd benchmarks && $(abspath $(VENV))/peers/bin/python -m peers measure $(ARGS)
+
 install: $(VENV)/installed-dev ## Make .venv, with everything needed to work on stepreel
 
 wheel: $(VENV)/installed-dev ## Build dist/*.whl
@@ -63,6 +67,14 @@ $(VENV)/installed-newton: pyproject.toml | $(BIN)/pip
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing stepreel and what its tests need into $(VENV): some 400 MB the first time, a minute or two."
 	@$(INSTALL) '.[dev]'
+	@touch $@
+
+# The other recorders have an environment of their own, because their pins would turn the package's dependencies back.
+$(VENV)/peers/installed: pyproject.toml | $(BIN)/pip
+	@echo "Installing the recorders to compare with into $(VENV)/peers: some 800 MB the first time, more with CUDA."
+	@$(BIN)/python -m venv $(VENV)/peers
+	@$(VENV)/peers/bin/python -m pip install --quiet $(TORCH)
+	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/peers/bin/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
 # Debian and Ubuntu ship Python without ensurepip, in a package of its own: get it where that is allowed.

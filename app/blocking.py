@@ -119,11 +119,13 @@ class Recorder:
         as far as they came, and passes the interruption on.
         """
         producer, self._producer = self._producer, None
-        if producer:
-            producer.close()
-            self._wait_for_room(producer)
-        self._resources.pop_all().close()
-        self._portal = None
+        try:
+            if producer:
+                producer.close()
+                self._wait_for_room(producer)
+        finally:
+            self._resources.pop_all().close()
+            self._portal = None
 
     def statistics(self) -> Statistics:
         """Return what happened so far; cheap, and safe to call from any thread."""

@@ -96,6 +96,7 @@ class Consumer:
     def __init__(
         self,
         config: RecorderConfig,
+        folder: Path,
         capture_format: CaptureFormat,
         producer: Producer,
         *,
@@ -112,7 +113,7 @@ class Consumer:
         self.worker_restarts = 0
         self.codec: str | None = None
         self._config = config
-        self._folder = Path(config.output_dir)
+        self._folder = folder
         self._format = capture_format
         self._fps = fps
         self._producer = producer
@@ -128,24 +129,34 @@ class Consumer:
         self._records = Pulse()
         self._progress = Pulse()
         self._closing = anyio.Event()
+        self._crash: WorkerError | None = None
         self._scope: anyio.CancelScope | None = None
         self._refusal: CodecUnavailableError | None = None
         self._stale_size = not capture_format.nbytes
 
     async def run(self) -> None:
         """Do all the work, until `stop`; cancelling the caller's scope does not end it."""
-        with anyio.CancelScope(shield=True) as self._scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._keep_records)
-                tasks.start_soon(self._take_news)
-                for seat in self._seats:
-                    tasks.start_soon(self._serve, seat)
+        try:
+            with anyio.CancelScope(shield=True) as self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._keep_records)
+                    tasks.start_soon(self._take_news)
+                    for seat in self._seats:
+                        tasks.start_soon(self._serve, seat)
+        except Exception as exc:  # noqa: BLE001 - a fault in here must not end, or hang, the training.
+            self._crash = WorkerError(f"the recorder itself failed: {exc!r}")
+            self._crash.__cause__ = exc
+            self._log.warning("recorder.failed", error=repr(exc))
+            self._fail_if_strict(str(self._crash))
+            self._progress.beat()
 
     async def wait_until_ready(self) -> StepreelError | None:
         """Return when the first worker is ready, or with why none is."""
         with anyio.move_on_after(_START_TIMEOUT_S):
-            while not any(seat.is_ready or seat.problem for seat in self._seats):
+            while not (self._crash or any(seat.is_ready or seat.problem for seat in self._seats)):
                 await self._progress.wait()
+        if self._crash:
+            return self._crash
         if any(seat.is_ready for seat in self._seats):
             return None
         problem = next((seat.problem for seat in self._seats if seat.problem), None)
@@ -158,7 +169,7 @@ class Consumer:
 
     async def drain(self) -> None:
         """Wait until every frame that was captured so far is accounted for, and every ended clip is closed."""
-        while not self.is_drained:
+        while not (self.is_drained or self._crash):
             await self._progress.wait()
 
     @property
@@ -192,6 +203,9 @@ class Consumer:
                 if seat.process:
                     seat.process.kill()
             await self._end_workers()
+            if self._crash:
+                self._settle_without_workers()
+                return
             for seat in self._seats:
                 for clip in list(seat.clips.values()):
                     clip.is_ended = True
@@ -201,10 +215,15 @@ class Consumer:
             await self.drain()
 
     async def _end_workers(self) -> None:
-        while processes := [seat.process for seat in self._seats if seat.process]:
+        while not self._crash and (processes := [seat.process for seat in self._seats if seat.process]):
             for process in processes:
                 process.end_commands()
             await self._progress.wait()
+
+    def _settle_without_workers(self) -> None:
+        for account in self._ledger.open_accounts:
+            account.drop_pending(DropCause.CLOSED)
+            self._ledger.close(account)
 
     # The training thread's news
 
@@ -318,7 +337,7 @@ class Consumer:
     def _opening_commands(self) -> Iterator[protocol.Command]:
         config = self._config
         yield protocol.Configure(
-            folder=str(self._folder.absolute()),
+            folder=str(self._folder),
             codec=config.codec,
             preset=config.preset,
             crf=config.crf,
@@ -410,6 +429,7 @@ class Consumer:
                 self._refusal = CodecUnavailableError(reply.message)
                 process.end_commands()
             case protocol.StreamOpened():
+                self._ledger.drawn_by(reply.renderer)
                 self._log.info("renderer.opened", renderer=reply.renderer, open_s=round(reply.open_s, 3))
             case protocol.StreamFailed():
                 self._log.warning("renderer.failed", error=reply.message)
@@ -428,6 +448,8 @@ class Consumer:
                 account = seat.clips[reply.clip].account
                 account.width, account.height, account.codec = reply.width, reply.height, reply.codec
                 account.segment_opened(reply.file)
+                if reply.padded:
+                    self._log.trouble("video.padded", kind=account.name, width=reply.width, height=reply.height)
                 self._record(account)
             case protocol.SegmentClosed():
                 account = seat.clips[reply.clip].account
@@ -563,7 +585,7 @@ class Consumer:
             state=clip.state,
             requested=clip.frames.requested,
             encoded=clip.frames.encoded,
-            dropped=dict(clip.frames.dropped),
+            dropped={str(cause): count for cause, count in clip.frames.dropped.items()},
             files=[segment.file for segment in clip.segments],
         )
         if self._config.keep_last_n_clips:

@@ -26,7 +26,7 @@ class ClipAccount:
         self.codec: str | None = None
         self.open_segment: str | None = None
         self.state = ClipState.RECORDING
-        self._backend = backend
+        self.backend = backend
         self._lock = Lock()
         self._requested = 0
         self._encoded = 0
@@ -66,6 +66,11 @@ class ClipAccount:
             self._encoded += 1
             self._open_steps.append(step)
 
+    def drop_pending(self, cause: DropCause) -> None:
+        """Book everything that is pending as dropped; its steps are not known any more."""
+        with self._lock:
+            self._dropped[cause] += self._counts().pending
+
     def segment_opened(self, file: str) -> None:
         """Book the segment, named `file`, that frames go into from now on."""
         with self._lock:
@@ -104,7 +109,7 @@ class ClipAccount:
             return Clip(
                 name=self.name,
                 stream=self.request.stream,
-                backend=self._backend,
+                backend=self.backend,
                 state=self.state,
                 start_step=self.request.start_step,
                 end_step=self.end_step,
@@ -148,6 +153,13 @@ class Ledger:
         with self._lock:
             self._open[request.clip_index] = account
         return account
+
+    def drawn_by(self, backend: str) -> None:
+        """Book what really draws, where that is only known once a worker has opened it."""
+        with self._lock:
+            self._backend = backend
+            for account in self._open.values():
+                account.backend = backend
 
     def account(self, clip_index: int) -> ClipAccount:
         """Return the account of a clip that is open."""

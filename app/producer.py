@@ -180,6 +180,7 @@ class Producer:
         frame = self.held.popleft()
         if not (granted and self._queue.put_nowait(frame)):
             self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)
+            self._trouble("queue.full", DropCause.QUEUE_FULL, depth=self._queue.depth)
         self._ring()
 
     def _enter(self) -> None:

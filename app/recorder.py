@@ -54,7 +54,7 @@ class AsyncRecorder:
 
     def __init__(self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None) -> None:
         self.config = config
-        self._folder = Path(config.output_dir)
+        self._folder = Path(os.path.abspath(config.output_dir))  # The training may change its working directory.
         _check_folder(self._folder)
         capture_format = backend.open(width=config.width, height=config.height, worker_device=config.worker_device)
         _check_format(config, capture_format)
@@ -81,6 +81,7 @@ class AsyncRecorder:
         )
         self._consumer = Consumer(
             config,
+            self._folder,
             capture_format,
             self.producer,
             fps=self._fps,

@@ -113,8 +113,13 @@ def write_session(folder: Path, facts: Mapping[str, Any]) -> None:
         OSError: the file can't be written.
     """
     part = folder / f".session.json.{os.getpid()}"
-    part.write_text(json.dumps({**facts, "host": _describe_host()}, indent=1, default=str) + "\n", encoding="utf-8")
-    part.replace(folder / "session.json")
+    try:
+        text = json.dumps({**facts, "host": _describe_host()}, indent=1, default=str)
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(folder / "session.json")
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _describe_host() -> dict[str, Any]:

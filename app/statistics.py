@@ -79,7 +79,8 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [describe_clip(clip) for clip in self.clips]
-        return "\n".join([*lines, f"{len(self.clips)} clips in {self.output_dir}: {describe_counts(self.frames)}"])
+        clips = "1 clip" if len(self.clips) == 1 else f"{len(self.clips)} clips"
+        return "\n".join([*lines, f"{clips} in {self.output_dir}: {describe_counts(self.frames)}"])
 
 
 def describe_clip(clip: Clip) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import anyio
 import numpy as np
+import psutil
 import pytest
 
 from stepreel import (
@@ -27,9 +29,11 @@ from stepreel import (
     RecorderClosedError,
     RecorderConfig,
     RecordingError,
+    WorkerError,
 )
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.clip import CaptureFormat, CaptureRequest, Frame, Slot
+from stepreel.consumer import Consumer
 
 from .recordings import check_clip, is_balanced, shown_steps
 
@@ -79,6 +83,66 @@ def test_under_every_policy_a_slow_worker_shifts_no_frame(output_dir: Path, poli
     elif snapshot:
         assert clip.frames.dropped_total > 0
     check_clip(output_dir, clip)
+
+
+def test_a_fault_in_the_recorder_itself_is_raised_at_start(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Consumer, "_opening_commands", lambda self: [None])
+    with (
+        pytest.raises(WorkerError, match="the recorder itself failed"),
+        Recorder(config_at(output_dir), SyntheticBackend()),
+    ):
+        pytest.fail("the recorder was opened")
+    assert not psutil.Process().children()
+
+
+def test_a_fault_in_the_recorder_itself_does_not_reach_the_training(
+    output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Recorder(config_at(output_dir), SyntheticBackend()) as recorder:
+        monkeypatch.setattr(Consumer, "_take_frame_done", lambda self: None)
+        for _ in range(10):
+            recorder.step()
+        recorder.flush()
+    (clip,) = recorder.summary().clips
+    assert is_balanced(clip.frames)
+    assert clip.frames.pending == 0
+    assert not psutil.Process().children()
+
+
+def config_at(output_dir: Path) -> RecorderConfig:
+    return RecorderConfig(output_dir=output_dir, video_length=10, video_interval=0)
+
+
+def test_a_relative_folder_stays_where_it_was_when_the_training_changes_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Recorder(
+        RecorderConfig(output_dir="videos", video_length=5, video_interval=0), SyntheticBackend()
+    ) as recorder:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        for _ in range(5):
+            recorder.step()
+    check_clip(tmp_path / "videos", recorder.summary().clips[0])
+    assert (tmp_path / "videos" / "session.jsonl").exists()
+
+
+def test_a_strict_recorder_raises_after_a_timeout_under_block(output_dir: Path) -> None:
+    config = RecorderConfig(
+        output_dir=output_dir,
+        video_length=20,
+        queue_depth=1,
+        drop_policy=DropPolicy.BLOCK,
+        block_timeout_s=0.01,
+        strict=True,
+    )
+    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.3)) as recorder:
+        for _ in range(5):
+            recorder.step()
+        recorder.flush()
+        with pytest.raises(RecordingError, match="queue was full"):
+            recorder.step()
 
 
 def test_blocking_drops_the_new_frame_once_the_timeout_is_over(output_dir: Path) -> None:
@@ -218,6 +282,33 @@ def test_a_frame_that_changes_size_goes_into_a_new_segment(output_dir: Path) -> 
     check_clip(output_dir, clip)
 
 
+def test_odd_sides_are_padded_to_even_and_noted(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=5, video_interval=0)
+    (clip,) = record(config, SyntheticBackend(width=321, height=181), 5)
+    assert (clip.width, clip.height) == (322, 182)
+    assert "video.padded" in (output_dir / "session.jsonl").read_text()
+    check_clip(output_dir, clip)
+
+
+def test_a_folder_that_goes_away_costs_frames_and_a_new_one_is_recorded_into(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=5, video_interval=5)
+    with Recorder(config, SyntheticBackend()) as recorder:
+        for _ in range(5):
+            recorder.step()
+        recorder.flush()
+        shutil.rmtree(output_dir)
+        for _ in range(5):
+            recorder.step()
+        recorder.flush()
+        output_dir.mkdir()
+        for _ in range(5):
+            recorder.step()
+    states = [clip.state for clip in recorder.summary().clips]
+    assert states == [ClipState.COMPLETE, ClipState.FAILED, ClipState.COMPLETE]
+    assert recorder.summary().clips[1].frames.dropped == {DropCause.ENCODE_FAILED: 5}
+    check_clip(output_dir, recorder.summary().clips[2])
+
+
 def test_the_buffer_a_frame_came_from_may_be_overwritten_at_once(output_dir: Path) -> None:
     class Reusing:
         name = "reusing"
@@ -336,8 +427,6 @@ def test_an_exception_in_the_training_loop_finishes_the_clip_and_passes(output_d
 
 
 def test_nothing_is_left_behind(output_dir: Path) -> None:
-    import psutil
-
     def traces() -> tuple[int, int, int]:
         process = psutil.Process()
         return process.num_fds(), threading.active_count(), len(process.children())

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +42,8 @@ def write_manifest(folder: Path, clip: Clip) -> None:
         os.replace(draft, path)
         sync_folder(folder)
     except OSError as exc:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise OutputError(f"{path} can't be written: {exc.strerror or exc}") from exc
 
 

@@ -142,6 +142,8 @@ class SegmentOpened:
     width: int
     height: int
     codec: str
+    padded: bool
+    """The video is larger than the frames, because sides had to be even."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

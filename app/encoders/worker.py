@@ -268,7 +268,16 @@ class Worker:
         if file and writer.size and writer.codec and file != clip.reported_part:
             clip.reported_part = file
             width, height = writer.size
-            self._send(SegmentOpened(clip=clip.begin.clip, file=file, width=width, height=height, codec=writer.codec))
+            self._send(
+                SegmentOpened(
+                    clip=clip.begin.clip,
+                    file=file,
+                    width=width,
+                    height=height,
+                    codec=writer.codec,
+                    padded=writer.padded,
+                )
+            )
 
     def _report_segments(self, clip: _ClipInWork, writer: ClipWriter) -> None:
         for segment in writer.segments[clip.reported_segments :]:

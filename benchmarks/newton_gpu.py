@@ -1,0 +1,161 @@
+"""Steps a second of many Newton worlds on a GPU, with and without a clip being recorded.
+
+    python benchmarks/newton_gpu.py --worlds 4096 --drawn 16 --worker-device auto cuda --repetitions 5
+
+Prints one JSON object a line: for each repetition and each way to record, the ratios to the same repetition without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import newton
+import newton.examples
+import numpy as np
+import warp as wp
+from stepreel import Recorder, RecorderConfig
+from stepreel.backends.newton import NewtonBackend
+
+_SUBSTEPS = 4
+_FRAME_S = 1.0 / 60.0
+
+
+class Simulation:
+    """Quadrupeds that stand and tremble, one for each world; a step is one captured graph of kernels."""
+
+    def __init__(self, worlds: int) -> None:
+        robot = newton.ModelBuilder()
+        robot.add_urdf(
+            newton.examples.get_asset("quadruped.urdf"),
+            xform=wp.transform((0.0, 0.0, 0.7), wp.quat_identity()),
+            floating=True,
+            enable_self_collisions=False,
+        )
+        builder = newton.ModelBuilder()
+        builder.replicate(robot, worlds)
+        builder.add_ground_plane()
+        self.model = builder.finalize()
+        self.solver = newton.solvers.SolverXPBD(self.model)
+        self.state, self._next = self.model.state(), self.model.state()
+        self._control = self.model.control()
+        newton.eval_fk(self.model, self.model.joint_q, self.model.joint_qd, self.state)
+        self._collisions = newton.CollisionPipeline(self.model)
+        self._contacts = self._collisions.contacts()
+        self._simulate()
+        self._graph = None
+        if self.model.device.is_cuda:
+            with wp.ScopedCapture() as capture:
+                self._simulate()
+            self._graph = capture.graph
+
+    def step(self) -> None:
+        """Simulate one frame, and wait for it as a training loop does that reads observations."""
+        if self._graph:
+            wp.capture_launch(self._graph)
+        else:
+            self._simulate()
+        wp.synchronize_device(self.model.device)
+
+    def _simulate(self) -> None:
+        for _ in range(_SUBSTEPS):
+            self.state.clear_forces()
+            self._collisions.collide(self.state, self._contacts)
+            self.solver.step(self.state, self._next, self._control, self._contacts, _FRAME_S / _SUBSTEPS)
+            self.state, self._next = self._next, self.state
+
+
+def measure(step: Callable[[], None], record: Callable[[], None], steps: int) -> list[float]:
+    """Return the time of each step [s]."""
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        record()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def describe(times: list[float]) -> dict[str, float]:
+    values = np.array(times) * 1e3
+    p50, p99 = np.percentile(values, (50, 99))
+    return {
+        "steps_per_s": round(1e3 / float(values.mean()), 2),
+        "p50_ms": round(float(p50), 3),
+        "p99_ms": round(float(p99), 3),
+        "longest_ms": round(float(values.max()), 3),
+    }
+
+
+def record(simulation: Simulation, arguments: argparse.Namespace, device: str | None, drawn: int) -> dict[str, Any]:
+    """Measure one clip, or the same steps without a recorder where `device` is None."""
+    if device is None:
+        return describe(measure(simulation.step, lambda: None, arguments.steps))
+    with tempfile.TemporaryDirectory() as folder:
+        config = RecorderConfig(
+            output_dir=folder,
+            video_length=arguments.steps,
+            video_interval=0,
+            width=1280,
+            height=720,
+            worker_device=device,
+            render_duty=arguments.render_duty,
+        )
+        backend = NewtonBackend(
+            simulation.model, lambda: simulation.state, visible_worlds=range(drawn), steps_per_second=60.0
+        )
+        with Recorder(config, backend) as recorder:
+            warm_up(simulation, recorder)
+            facts: dict[str, Any] = describe(measure(simulation.step, recorder.step, arguments.steps))
+            facts["encoded_meanwhile"] = recorder.statistics().frames.encoded
+            start = time.perf_counter()
+            recorder.flush()
+            facts["finished_after_s"] = round(time.perf_counter() - start, 2)
+        summary = recorder.summary()
+        clip = summary.clips[0]
+        facts["frames"] = {"requested": clip.frames.requested, "encoded": clip.frames.encoded}
+        facts["capture_p99_ms"] = round(summary.statistics.capture.p99_s * 1e3, 3)
+        facts["render_p50_ms"] = round(summary.statistics.render.p50_s * 1e3, 1)
+        return facts
+
+
+def warm_up(simulation: Simulation, recorder: Recorder) -> None:
+    """Have the renderer open before the clip is measured, as it is at any but a run's first clip."""
+    recorder.pause()
+    for _ in range(20):
+        simulation.step()
+    recorder.resume()
+    time.sleep(15.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worlds", type=int, default=4096)
+    parser.add_argument("--drawn", type=int, nargs="+", default=[16])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--worker-device", nargs="+", default=["auto"])
+    parser.add_argument("--render-duty", type=float, default=1.0)
+    arguments = parser.parse_args()
+    simulation = Simulation(arguments.worlds)
+    for _ in range(50):
+        simulation.step()
+    for repetition in range(arguments.repetitions):
+        for drawn in arguments.drawn:
+            for device in arguments.worker_device:
+                baseline = record(simulation, arguments, None, drawn)
+                found = record(simulation, arguments, device, drawn)
+                ratios = {
+                    key: round(found[key] / baseline[key], 3)
+                    for key in ("steps_per_s", "p50_ms", "p99_ms", "longest_ms")
+                }
+                row = {"repetition": repetition, "worker_device": device, "drawn": drawn, "ratio": ratios}
+                print(json.dumps({**row, "without": baseline, "with": found}), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a snapshot of a Newton simulation costs the training thread, against copying the bodies by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("newton")
+pytest.importorskip("warp")
+
+import newton
+import warp as wp
+
+from stepreel.backends.newton import NewtonBackend
+from stepreel.clip import CaptureRequest, ClipRequest
+from stepreel.frame_pool import FramePool, PoolSlot
+
+WORLD_COUNT = 16
+BODIES_OF_A_ROBOT = 13
+REQUEST = CaptureRequest(
+    clip=ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0), step=0, pts=0
+)
+
+
+@pytest.fixture
+def slot() -> Iterator[PoolSlot]:
+    pool = FramePool(2**20)
+    yield pool.lease()
+    pool.close()
+
+
+def robots() -> newton.Model:
+    """Return a model of robots, as far as a picture is concerned: bodies with a shape."""
+    robot = newton.ModelBuilder()
+    for place in range(BODIES_OF_A_ROBOT):
+        body = robot.add_body(xform=wp.transform((0.1 * place, 0.0, 1.0), wp.quat_identity()), mass=1.0)
+        robot.add_shape_box(body, hx=0.04, hy=0.04, hz=0.04)
+    builder = newton.ModelBuilder()
+    builder.replicate(robot, WORLD_COUNT)
+    return builder.finalize(device="cpu")
+
+
+def test_newton_snapshot(hold_against: Callable[..., None], slot: PoolSlot) -> None:
+    model = robots()
+    state = model.state()
+    backend = NewtonBackend(model, lambda: state, renderer="warp")
+    backend.open(width=1280, height=720, worker_device="cpu")
+    copied = np.empty((WORLD_COUNT * BODIES_OF_A_ROBOT, 7), np.float32)
+    hold_against(
+        lambda: backend.capture(REQUEST, slot),
+        lambda: np.copyto(copied, state.body_q.numpy()),
+        title="snapshot of 16 Newton robots on the CPU",
+        against="`body_q.numpy()`, copied",
+        rounds=200,
+        count=20,
+    )
