@@ -80,7 +80,7 @@ class _Seat:
     """What a lost worker had not reported, for the next one."""
     salvaged: dict[int, Segment] = field(default_factory=dict)
     bell: Pulse = field(default_factory=Pulse)
-    """Rings when there may be something to send."""
+    """Beats when there may be something to do for a seat without a worker."""
     process: WorkerProcess | None = None
     is_ready: bool = False
     problem: str | None = None
@@ -309,7 +309,9 @@ class Consumer:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(process.collect_diagnostics)
-                tasks.start_soon(self._send_to, seat, process)
+                tasks.start_soon(process.send_waiting)
+                for command in self._opening_commands():
+                    process.send_nowait(command)
                 await self._receive_from(seat, process)
                 tasks.cancel_scope.cancel()
         finally:
@@ -323,16 +325,11 @@ class Consumer:
                 self._give_up(seat, clip, cause)
             await seat.bell.wait()
 
-    async def _send_to(self, seat: _Seat, process: WorkerProcess) -> None:
-        try:
-            for command in self._opening_commands():
-                await process.send(command)
-            while not self._closing.is_set():
-                for command in self._next_commands(seat):
-                    await process.send(command)
-                await seat.bell.wait()
-        except WorkerError:
-            return  # The end of its replies tells the rest.
+    def _dispatch(self, seat: _Seat) -> None:
+        """Send a worker what it may hear now."""
+        if seat.process and seat.is_ready and not self._closing.is_set():
+            for command in self._next_commands(seat):
+                seat.process.send_nowait(command)
 
     def _opening_commands(self) -> Iterator[protocol.Command]:
         config = self._config
@@ -358,8 +355,6 @@ class Consumer:
 
     def _next_commands(self, seat: _Seat) -> Iterator[protocol.Command]:
         """Decide what the worker hears next: clips that are named, frames while it has credit, ends of clips."""
-        if not seat.is_ready:
-            return
         for clip in list(seat.clips.values()):
             if clip.given_up or clip.losses >= _MOST_LOSSES:
                 self._give_up(seat, clip, clip.given_up or DropCause.WORKER_LOST)
@@ -412,7 +407,7 @@ class Consumer:
             async with aclosing(process.replies()) as replies:
                 async for reply in replies:
                     self._take_reply(seat, process, reply)
-                    seat.bell.beat()
+                    self._dispatch(seat)
                     self._progress.beat()
         except WorkerError as exc:
             self._log.warning("worker.broke_protocol", worker=process.pid, error=str(exc))
@@ -440,7 +435,8 @@ class Consumer:
                 seat.salvaged[reply.clip] = reply.segment
             case _:
                 self._take_clip_reply(seat, reply)
-        self._records.beat()
+        if self._log.has_lines:
+            self._records.beat()
 
     def _take_clip_reply(self, seat: _Seat, reply: protocol.Message) -> None:
         match reply:
@@ -620,6 +616,7 @@ class Consumer:
 
     def _ring_all(self) -> None:
         for seat in self._seats:
+            self._dispatch(seat)
             seat.bell.beat()
 
 

@@ -41,16 +41,22 @@ class Doorbell:
 
 
 class Pulse:
-    """Lets any number of tasks of one event loop wait for the next change of something."""
+    """Lets any number of tasks of one event loop wait for the next change of something; free where nobody waits.
+
+    Whoever waits looks first, and awaits nothing between the look and `wait`.
+    """
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None
 
     def beat(self) -> None:
         """Wake everybody who waits."""
-        self._event.set()
-        self._event = anyio.Event()
+        event, self._event = self._event, None
+        if event:
+            event.set()
 
     async def wait(self) -> None:
         """Wait for the next beat."""
+        if self._event is None:
+            self._event = anyio.Event()
         await self._event.wait()

@@ -181,7 +181,7 @@ class Producer:
         if not (granted and self._queue.put_nowait(frame)):
             self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)
             self._trouble("queue.full", DropCause.QUEUE_FULL, depth=self._queue.depth)
-        self._ring()
+        self._ring_if_wanted()
 
     def _enter(self) -> None:
         if self._closed:
@@ -262,7 +262,7 @@ class Producer:
         elif self.held or not self._queue.put_nowait(frame):
             self.held.append(frame)
         else:
-            self._ring()
+            self._ring_if_wanted()
 
     def _make_room(self, request: CaptureRequest, nbytes: int) -> bool:
         room = self._queue.make_room(request, nbytes)
@@ -307,6 +307,11 @@ class Producer:
             if waiting:
                 self._tell(Trouble(event=event, kind=kind, count=waiting, facts={}))
         self._troubles.clear()
+
+    def _ring_if_wanted(self) -> None:
+        """Wake the event loop only where a worker is idle: its turns with the GIL are the training's delays."""
+        if self._queue.is_wanting:
+            self._ring()
 
     def _tell(self, news: News) -> None:
         self.news.append(news)

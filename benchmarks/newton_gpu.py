@@ -18,6 +18,7 @@ import newton
 import newton.examples
 import numpy as np
 import warp as wp
+
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
 

@@ -217,6 +217,9 @@ def _open_stage(scene: Scene, device: str) -> _Stage:
         BackendError: Newton doesn't take the scene.
     """
     wp = _warp()
+    # Nothing here is differentiated, and kernels without a backward pass compile in half the time. It works on
+    # modules that are imported from here on: in a worker, on Newton's.
+    wp.config.enable_backward = False
     if hasattr(wp, "LOG_WARNING"):
         # Its banner and a line for each kernel that it loads are nothing that a training run's console should show.
         wp.config.log_level = wp.LOG_WARNING

@@ -29,6 +29,8 @@ class WorkerProcess:
         self._reply_fd = reply_fd
         self._stderr_fd = stderr_fd
         self._stderr: deque[str] = deque(maxlen=_DIAGNOSTIC_LINES)
+        self._outgoing = bytearray()
+        self._is_full = anyio.Event()
         for fd in (command_fd, reply_fd, stderr_fd):
             os.set_blocking(fd, False)
 
@@ -63,20 +65,30 @@ class WorkerProcess:
         """The last lines that the worker wrote to its standard error."""
         return "\n".join(self._stderr)
 
-    async def send(self, command: Command) -> None:
-        """Send a command.
+    def send_nowait(self, command: Command) -> None:
+        """Send a command, now or, where the pipe is full, by `send_waiting`. A worker that is gone hears nothing."""
+        self._outgoing += to_bytes(command)
+        self._write()
+        if self._outgoing:
+            self._is_full.set()
 
-        Raises:
-            WorkerError: the worker is gone.
-        """
-        data = memoryview(to_bytes(command))
-        while data:
-            try:
-                data = data[os.write(self._command_fd, data) :]
-            except BlockingIOError:
+    async def send_waiting(self) -> None:
+        """Send, for as long as the worker runs, what did not fit into the pipe at once."""
+        while True:
+            await self._is_full.wait()
+            while self._outgoing:
                 await anyio.wait_writable(self._command_fd)
-            except OSError as exc:
-                raise WorkerError("the worker closed its end of the command pipe") from exc
+                self._write()
+            self._is_full = anyio.Event()
+
+    def _write(self) -> None:
+        while self._outgoing:
+            try:
+                del self._outgoing[: os.write(self._command_fd, self._outgoing)]
+            except BlockingIOError:
+                return
+            except OSError:
+                self._outgoing.clear()  # The end of its replies tells the rest.
 
     async def replies(self) -> AsyncGenerator[Message, None]:
         """Yield what the worker reports, until it ends.
@@ -139,8 +151,9 @@ def _spawn(
         stderr=stderr_fd,
         pass_fds=(pool.fd, command_fd, reply_fd),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
-        # A Ctrl-C on the terminal is the training process's to answer.
-        start_new_session=True,
+        # A Ctrl-C on the terminal is the training process's to answer. Not a session of its own: Linux would then
+        # schedule the worker as a group with a full share, whatever its own policy (`sched_autogroup_enabled`).
+        process_group=0,
     )
 
 

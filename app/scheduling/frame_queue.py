@@ -45,6 +45,9 @@ class FrameQueue:
     """First in, first out within a clip; bounded by count and by bytes over all clips.
 
     One thread puts, another gets; no call waits except `wait_for_room`.
+
+    Attributes:
+        is_wanting: `get_nowait` found nothing since the last frame was put: its caller wants to hear of the next one.
     """
 
     def __init__(self, *, depth: int, nbytes: int, policy: DropPolicy) -> None:
@@ -57,6 +60,7 @@ class FrameQueue:
         self.depth = 0
         self.nbytes = 0
         self.depth_high_water = 0
+        self.is_wanting = True
 
     def make_room(self, request: CaptureRequest, nbytes: int) -> Room:
         """Apply the drop policy to a new frame of `nbytes` bytes, before it is captured."""
@@ -86,6 +90,7 @@ class FrameQueue:
         """Take the frame out that has waited longest among those of `clips`; None where there is none."""
         with self._changed:
             clip = self._oldest(clips)
+            self.is_wanting = clip is None
             return None if clip is None else self._take(clip)
 
     def wait_for_room(self, nbytes: int, timeout_s: float) -> bool:
