@@ -10,11 +10,8 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 _REPEAT_S = 10.0
 """Repeated trouble of one kind is logged once in this time, with its count."""
@@ -29,6 +26,8 @@ class SessionLog:
     """
 
     def __init__(self, folder: Path) -> None:
+        import structlog  # Takes a third of the time that importing stepreel may take.
+
         self._path = folder / "session.jsonl"
         self._lines: deque[str] = deque()
         self._trouble: dict[tuple[str, str], tuple[float, int]] = {}
@@ -140,6 +139,8 @@ def now_iso() -> str:
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
