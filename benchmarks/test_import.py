@@ -1,4 +1,4 @@
-"""What `import stepreel` costs a training script."""
+"""What importing the recorder costs a training script."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 def test_import(hold_against: Callable[..., None]) -> None:
     hold_against(
-        lambda: run("import stepreel; stepreel.RecorderConfig(output_dir='.')"),
+        lambda: run("from stepreel import Recorder, RecorderConfig; RecorderConfig(output_dir='.')"),
         lambda: run("import numpy"),
-        title="Python, `import stepreel` and a `RecorderConfig`",
+        title="Python, `from stepreel import Recorder` and a `RecorderConfig`",
         against="Python and `import numpy`",
         rounds=12,
     )

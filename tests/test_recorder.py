@@ -560,6 +560,19 @@ async def test_two_recorders_share_one_event_loop(output_dir: Path) -> None:
 
 
 def test_importing_stepreel_loads_nothing_heavy() -> None:
-    script = "import sys, stepreel; print(*(set(sys.modules) & {'av', 'newton', 'warp', 'mujoco', 'gymnasium'}))"
+    script = """
+import sys, stepreel
+for name in stepreel.__all__:
+    getattr(stepreel, name)
+print(*(set(sys.modules) & {"av", "newton", "warp", "mujoco", "gymnasium", "structlog"}))
+"""
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+def test_every_public_name_is_found_and_no_other() -> None:
+    import stepreel
+
+    assert {getattr(stepreel, name).__name__ for name in stepreel.__all__} == set(stepreel.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Job'"):
+        _ = stepreel.Job  # type: ignore[attr-defined]
