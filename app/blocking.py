@@ -107,7 +107,7 @@ class Recorder:
         Returns:
             False where `timeout_s` was over first; call it again to go on waiting.
         """
-        self._producer or self._refuse()
+        (self._producer or self._refuse()).settle()
         if self._portal is None:
             return True
         return self._portal.call(self._flush, timeout_s)

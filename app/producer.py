@@ -160,6 +160,12 @@ class Producer:
         self._schedule.resume()
         self._perform(())
 
+    def settle(self) -> None:
+        """Wait for the device, so that all that was captured is in the queue or held."""
+        if self._on_their_way:
+            self._publish_arrived(wait=True)
+            self._perform(())
+
     def close(self) -> None:
         """End the open clip and wait for the device, so that all that was captured is in the queue or held."""
         if not self._closed:

@@ -175,6 +175,7 @@ class AsyncRecorder:
 
     async def flush(self) -> None:
         """Wait until all that was captured is encoded or dropped, and every ended clip is closed."""
+        self.producer.settle()
         await self._wait_for_room()
         await self._consumer.drain()
 

@@ -194,6 +194,17 @@ def test_captures_still_on_their_way_are_waited_for_at_the_end(output_dir: Path)
     check_clip(output_dir, clip)
 
 
+def test_flush_waits_for_captures_still_on_their_way(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=10, video_interval=0)
+    with Recorder(config, SyntheticBackend(snapshot=True, snapshot_polls=1000)) as recorder:
+        for _ in range(10):
+            recorder.step()
+        assert recorder.flush(timeout_s=30.0)
+        (clip,) = recorder.summary().clips
+    assert clip.frames.encoded == 10
+    check_clip(output_dir, clip)
+
+
 def test_captures_still_on_their_way_arrive_outside_a_clip(output_dir: Path) -> None:
     config = RecorderConfig(output_dir=output_dir, video_length=3, video_interval=0)
     with Recorder(config, SyntheticBackend(snapshot=True, snapshot_polls=2)) as recorder:
