@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from types import TracebackType
@@ -12,7 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from .clip import Backend, ClipHook
 from .config import RecorderConfig
-from .errors import RecorderClosedError
+from .errors import RecorderClosedError, RecordingError
 from .producer import Producer
 from .recorder import AsyncRecorder
 from .statistics import Statistics, Summary
@@ -40,6 +41,7 @@ class Recorder:
         self._producer: Producer | None = None
         self._portal: BlockingPortal | None = None
         self._resources = ExitStack()
+        self._pid = os.getpid()
 
     @property
     def config(self) -> RecorderConfig:
@@ -53,13 +55,18 @@ class Recorder:
             stack.enter_context(portal.wrap_async_context_manager(self._recorder))
             self._resources = stack.pop_all()
         self._portal = portal
+        self._pid = os.getpid()
         self._producer = self._recorder.producer
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except RecordingError:
+            if exc is None:
+                raise
 
     def step(self) -> None:
         """Count one step of the simulation, and capture it where the schedule says so.
@@ -116,9 +123,16 @@ class Recorder:
         """End the open clip, finish all that was captured, and end workers and event loop.
 
         A second call does nothing. Interrupted (Ctrl-C), it drops what no worker has begun, closes the segments
-        as far as they came, and passes the interruption on.
+        as far as they came, and passes the interruption on. In a process that was forked from the one that opened
+        the recorder it does nothing: event loop and workers are not there.
+
+        Raises:
+            RecordingError: `strict` is set, and frames were lost since the last call.
         """
         producer, self._producer = self._producer, None
+        if os.getpid() != self._pid:
+            return
+        self._recorder.release()
         try:
             if producer:
                 producer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -30,6 +31,9 @@ _CREDIT = 2
 """Slots that a worker is given ahead: the one it works on, and the next."""
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 5.0
+_MOST_BACKOFF_S = 5.0
+_HANG_S = 300.0
+"""Silence after which a worker with a frame in work is taken to hang: longer than a first frame's kernels compile."""
 _MOST_SUSPICION = 2
 """Workers that one frame may lose before it is dropped."""
 _MOST_LOSSES = 3
@@ -85,6 +89,10 @@ class _Seat:
     is_ready: bool = False
     problem: str | None = None
     """Why the last worker did not get ready."""
+    losses: int = 0
+    """Workers lost since one last reported a frame."""
+    heard_at: float = 0.0
+    """When the worker last said something [s], monotonic."""
 
 
 class Consumer:
@@ -126,16 +134,19 @@ class Consumer:
         self._seats = [_Seat(number=number) for number in range(config.worker_count)]
         self._clips: dict[int, _ClipInWork] = {}
         self._unrecorded: dict[int, ClipAccount] = {}
-        self._records = Pulse()
+        self._records = log.appended
         self._progress = Pulse()
         self._closing = anyio.Event()
         self._crash: WorkerError | None = None
+        self._is_stopped = False
         self._scope: anyio.CancelScope | None = None
         self._refusal: CodecUnavailableError | None = None
         self._stale_size = not capture_format.nbytes
 
     async def run(self) -> None:
         """Do all the work, until `stop`; cancelling the caller's scope does not end it."""
+        if self._is_stopped:
+            return
         try:
             with anyio.CancelScope(shield=True) as self._scope:
                 async with anyio.create_task_group() as tasks:
@@ -143,10 +154,12 @@ class Consumer:
                     tasks.start_soon(self._take_news)
                     for seat in self._seats:
                         tasks.start_soon(self._serve, seat)
+                    tasks.start_soon(self._watch_for_hangs)
         except Exception as exc:  # noqa: BLE001 - a fault in here must not end, or hang, the training.
             self._crash = WorkerError(f"the recorder itself failed: {exc!r}")
             self._crash.__cause__ = exc
             self._log.warning("recorder.failed", error=repr(exc))
+            self._producer.stop_waiting()
             self._fail_if_strict(str(self._crash))
             self._progress.beat()
 
@@ -164,6 +177,7 @@ class Consumer:
 
     def stop(self) -> None:
         """End `run`; call `aclose` first."""
+        self._is_stopped = True
         if self._scope:
             self._scope.cancel()
 
@@ -206,13 +220,16 @@ class Consumer:
             if self._crash:
                 self._settle_without_workers()
                 return
-            for seat in self._seats:
-                for clip in list(seat.clips.values()):
-                    clip.is_ended = True
-                    self._give_up(seat, clip, DropCause.CLOSED)
             self._log.flush_trouble()
             self._records.beat()
-            await self.drain()
+            while not (self.is_drained or self._crash):
+                for seat in self._seats:
+                    for clip in list(seat.clips.values()):
+                        clip.is_ended = True
+                        self._give_up(seat, clip, DropCause.CLOSED)
+                        clip.account.drop_pending(DropCause.CLOSED)  # Whatever an interruption left unsettled.
+                        self._give_up(seat, clip, DropCause.CLOSED)
+                await self._progress.wait()
 
     async def _end_workers(self) -> None:
         while not self._crash and (processes := [seat.process for seat in self._seats if seat.process]):
@@ -249,6 +266,8 @@ class Consumer:
                 self._log.trouble(event, kind=kind, count=count, **facts)
                 if event == "capture.failed":
                     self._fail_if_strict(f"a capture failed: {facts.get('error', kind)}")
+                elif event == "backend.failed":
+                    self._fail_if_strict(f"the backend can't be closed: {facts.get('error', kind)}")
                 elif event == "queue.full":
                     self._fail_if_strict("the frame queue was full")
                 self._records.beat()
@@ -276,11 +295,10 @@ class Consumer:
             await self._employ(seat)
             if self._closing.is_set():
                 return
-            if seat.problem:
+            if seat.problem or (seat.losses >= _MOST_LOSSES and not seat.clips):
                 await self._wait_for_next_clip(seat, DropCause.WORKER_LOST)
             else:
-                losses = max((clip.losses for clip in seat.clips.values()), default=0)
-                await anyio.sleep(0.1 * losses**2)
+                await anyio.sleep(min(0.1 * seat.losses**2, _MOST_BACKOFF_S))
 
     async def _employ(self, seat: _Seat) -> None:
         """Start a worker, and talk to it until it ends."""
@@ -289,6 +307,7 @@ class Consumer:
             seat.process = await WorkerProcess.start(self._pool, self._format.worker_environment)
         except WorkerError as exc:
             seat.problem = str(exc)
+            self._log.warning("worker.lost", status=None, problem=seat.problem, output="")
         else:
             status, output = await self._converse(seat, seat.process)
             self._note_start(seat, status, output)
@@ -325,6 +344,14 @@ class Consumer:
                 self._give_up(seat, clip, cause)
             await seat.bell.wait()
 
+    async def _watch_for_hangs(self) -> None:
+        """End a worker that has had a frame for very long without a word; it is then replaced like any other."""
+        while True:
+            await anyio.sleep(_HANG_S / 10)
+            for seat in self._seats:
+                if seat.process and seat.in_flight and time.monotonic() - seat.heard_at > _HANG_S:
+                    seat.process.kill()
+
     def _dispatch(self, seat: _Seat) -> None:
         """Send a worker what it may hear now."""
         if seat.process and seat.is_ready and not self._closing.is_set():
@@ -360,12 +387,14 @@ class Consumer:
                 self._give_up(seat, clip, clip.given_up or DropCause.WORKER_LOST)
             elif clip.unsalvaged and not clip.is_salvage_sent:
                 clip.is_salvage_sent = True
-                yield self._salvage(clip, clip.unsalvaged)
+                yield self._salvage(seat, clip, clip.unsalvaged)
             elif clip.is_named and not clip.is_begun and not clip.unsalvaged:
                 clip.is_begun = True
                 yield self._begin(clip)
         begun = {index for index, clip in seat.clips.items() if clip.is_begun}
         while len(seat.in_flight) < _CREDIT and (handed := self._next_frame(seat, begun)):
+            if not seat.in_flight:
+                seat.heard_at = time.monotonic()
             seat.in_flight.append(handed)
             yield _encode(handed.frame)
         for clip in list(seat.clips.values()):
@@ -397,8 +426,10 @@ class Consumer:
             first_index=account.segments_opened,
         )
 
-    def _salvage(self, clip: _ClipInWork, part: str) -> protocol.Salvage:
-        goes_on = not clip.is_ended or self._queue.waiting(clip.index) or clip.account.segments_opened > 1
+    def _salvage(self, seat: _Seat, clip: _ClipInWork, part: str) -> protocol.Salvage:
+        returned = any(handed.frame.clip_index == clip.index for handed in seat.returned)
+        waits = returned or self._queue.waiting(clip.index)
+        goes_on = not clip.is_ended or waits or clip.account.segments_opened > 1
         final = part.removesuffix(".part") if goes_on else f"{clip.account.name}.mp4"
         return protocol.Salvage(clip=clip.index, part=part, final=final)
 
@@ -406,6 +437,7 @@ class Consumer:
         try:
             async with aclosing(process.replies()) as replies:
                 async for reply in replies:
+                    seat.heard_at = time.monotonic()
                     self._take_reply(seat, process, reply)
                     self._dispatch(seat)
                     self._progress.beat()
@@ -435,8 +467,6 @@ class Consumer:
                 seat.salvaged[reply.clip] = reply.segment
             case _:
                 self._take_clip_reply(seat, reply)
-        if self._log.has_lines:
-            self._records.beat()
 
     def _take_clip_reply(self, seat: _Seat, reply: protocol.Message) -> None:
         match reply:
@@ -462,10 +492,12 @@ class Consumer:
                 raise WorkerError(f"a worker does not report {type(reply).__name__}")
 
     def _take_frame_done(self, seat: _Seat, reply: protocol.FrameDone) -> None:
-        frame = seat.in_flight.popleft().frame
-        if (frame.clip_index, frame.request.step) != (reply.clip, reply.step):
-            raise WorkerError(f"the worker reported step {reply.step}, and was given {frame.request.step}")
+        frame = seat.in_flight[0].frame if seat.in_flight else None
+        if frame is None or (frame.clip_index, frame.request.step) != (reply.clip, reply.step):
+            raise WorkerError(f"the worker reported step {reply.step}, which it was not working on")
+        seat.in_flight.popleft()
         frame.slot.release()
+        seat.losses = 0
         clip = seat.clips[reply.clip]
         if reply.cause:
             cause = DropCause(reply.cause)
@@ -485,7 +517,7 @@ class Consumer:
         account = clip.account
         salvaged = seat.salvaged.pop(reply.clip, None)
         self._settle_returned(seat, clip, salvaged)
-        lost = account.segment_lost(salvaged, DropCause(reply.cause))
+        lost = account.segment_lost(salvaged, DropCause(reply.cause), is_kept=reply.is_kept)
         file = salvaged.file if salvaged else None
         self._log.warning("segment.lost", clip=account.name, salvaged=file, frames_lost=lost, error=reply.message)
         self._fail_if_strict(f"a segment of {account.name} was lost: {reply.message or reply.cause}")
@@ -493,6 +525,7 @@ class Consumer:
 
     def _account_for_loss(self, seat: _Seat) -> None:
         """Keep what a worker that ended had not reported, and have what it left on disk mended by the next one."""
+        seat.losses += 1
         if seat.in_flight:
             seat.in_flight[0].suspicion += 1
             self._fail_if_strict("a worker was lost")
@@ -525,7 +558,7 @@ class Consumer:
         clip.given_up = cause
         if clip.unsalvaged:
             clip.unsalvaged = None
-            clip.account.segment_lost(None, cause)
+            clip.account.segment_lost(None, cause, is_kept=True)
         self._discard(seat, clip, cause)
         if clip.is_ended and not clip.account.pending:
             self._close_clip(seat, clip)
@@ -537,6 +570,7 @@ class Consumer:
         for frame in [*(handed.frame for handed in returned), *self._queue.discard(clip.index)]:
             frame.slot.release()
             clip.account.frame_dropped(frame.request.step, cause)
+        self._progress.beat()
 
     def _close_clip(self, seat: _Seat, clip: _ClipInWork) -> None:
         del seat.clips[clip.index]

@@ -35,9 +35,10 @@ class Doorbell:
     def close(self) -> None:
         """Nobody may ring or wait any more."""
         self._rung = True
-        anyio.notify_closing(self._read_fd)
-        os.close(self._read_fd)
-        os.close(self._write_fd)
+        for fd in (self._read_fd, self._write_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._read_fd = self._write_fd = -1
 
 
 class Pulse:

@@ -47,13 +47,16 @@ class FramePool:
         return PoolSlot(self)
 
     def close(self) -> None:
-        """Let go of the memory. A worker that still reads it keeps its own mapping."""
+        """Let go of the memory; a second call does nothing. A worker that still reads it keeps its own mapping."""
+        if self.fd < 0:
+            return
         self._bytes = np.empty(0, dtype=np.uint8)
         try:
             self._map.close()
         except BufferError:
             pass  # An array handed out is still referenced; the mapping goes with it.
         os.close(self.fd)
+        self.fd = -1
 
     def _take(self, nbytes: int) -> int | None:
         with self._lock:
@@ -102,6 +105,11 @@ class PoolSlot:
             self.offset = offset
             self._room = room
         return self._pool._bytes[self.offset : self.offset + nbytes]
+
+    @property
+    def room(self) -> int:
+        """Bytes that were taken for it."""
+        return self._room
 
     def release(self) -> None:
         """Give the memory back; a second call does nothing."""

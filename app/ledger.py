@@ -84,13 +84,17 @@ class ClipAccount:
             del self._open_steps[: segment.frames]
             self.open_segment = None
 
-    def segment_lost(self, salvaged: Segment | None, cause: DropCause) -> int:
-        """Book the end of an open segment of which at most `salvaged` is left; return the frames lost."""
+    def segment_lost(self, salvaged: Segment | None, cause: DropCause, *, is_kept: bool = False) -> int:
+        """Book the end of an open segment of which at most `salvaged` is left; return the frames lost.
+
+        `is_kept`: its file is still there, unfinished, and stays in the manifest.
+        """
         with self._lock:
+            if not is_kept:
+                self.open_segment = None
             if salvaged:
                 self._segments.append(salvaged)
                 self._salvaged = True
-                self.open_segment = None
                 del self._open_steps[: salvaged.frames]
             lost, self._open_steps = self._open_steps, []
             self._encoded -= len(lost)
@@ -161,10 +165,10 @@ class Ledger:
             for account in self._open.values():
                 account.backend = backend
 
-    def account(self, clip_index: int) -> ClipAccount:
-        """Return the account of a clip that is open."""
+    def account(self, clip_index: int) -> ClipAccount | None:
+        """Return the account of a clip that is open; None where it never was, or is closed."""
         with self._lock:
-            return self._open[clip_index]
+            return self._open.get(clip_index)
 
     def close(self, account: ClipAccount) -> Clip:
         """Settle an account for good; return its clip."""

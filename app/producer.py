@@ -12,6 +12,7 @@ from .clip import (
     Backend,
     CaptureFormat,
     CaptureRequest,
+    ClipRequest,
     DropCause,
     Frame,
     PendingSnapshot,
@@ -131,22 +132,26 @@ class Producer:
             return
         self._enter()
         self._perform(schedule.step())
+        self.raise_failure()
 
     def reset(self) -> None:
         """Begin an episode."""
         self._enter()
         self._perform(self._schedule.reset())
+        self.raise_failure()
 
     def start_clip(self, name: str | None, length: int | None) -> None:
         """Open a clip with the next step."""
         self._enter()
         self._schedule.start_clip(name, length=length)
         self._perform(())
+        self.raise_failure()
 
     def stop_clip(self) -> None:
         """End the open clip with the step before."""
         self._enter()
         self._perform(self._schedule.stop_clip())
+        self.raise_failure()
 
     def pause(self) -> None:
         """Capture nothing until `resume`."""
@@ -174,12 +179,25 @@ class Producer:
             self._tell_waiting_troubles()
             self._closed = True
             self._wake_step = 0
-            self._backend.close()
+            try:
+                self._backend.close()
+            except Exception as exc:  # noqa: BLE001 - the recording is done; it is logged.
+                self._tell(Trouble(event="backend.failed", kind=type(exc).__name__, count=1, facts={"error": str(exc)}))
 
     def fail(self, failure: RecordingError) -> None:
         """Have the next call raise. Safe to call from any thread."""
         self._failure = failure
         self._wake_step = 0
+
+    def raise_failure(self) -> None:
+        """Raise, once, what `fail` was told."""
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+
+    def stop_waiting(self) -> None:
+        """Have nothing wait for room any more: nobody makes any. Safe to call from any thread."""
+        self._waits_for_room = False
 
     def settle_held(self, *, granted: bool) -> None:
         """Put the first held capture, or drop it where no room was granted."""
@@ -192,9 +210,6 @@ class Producer:
     def _enter(self) -> None:
         if self._closed:
             raise RecorderClosedError("the recorder is closed; open another one to go on recording")
-        failure, self._failure = self._failure, None
-        if failure:
-            raise failure
         if self._on_their_way:
             self._publish_arrived(wait=False)
 
@@ -206,13 +221,15 @@ class Producer:
                 case Capture(request=request):
                     self._capture(request)
                 case EndClip(clip=clip, end_step=end_step):
-                    self._end(self._ledger.account(clip.clip_index), end_step)
+                    self._end(clip, end_step)
         self._wake_step = 0 if self._on_their_way else self._schedule.wake_step
         if self._failure:
             self._wake_step = 0
 
     def _capture(self, request: CaptureRequest) -> None:
         account = self._ledger.account(request.clip.clip_index)
+        if account is None:  # An interruption came between the schedule and the opening of the clip.
+            return
         account.frame_requested()
         if not self._waits_for_room and not self._make_room(request, self.capture_nbytes):
             account.frame_dropped(request.step, DropCause.QUEUE_FULL)
@@ -225,13 +242,19 @@ class Producer:
             self._drop(request, DropCause.CAPTURE_FAILED, slot)
             self._trouble("capture.failed", type(exc).__name__, error=str(exc), step=request.step)
             return
+        except BaseException:
+            self._drop(request, DropCause.CAPTURE_FAILED, slot)
+            raise
         self.captures.add(time.perf_counter() - start)
         if isinstance(capture, Frame | Snapshot):
             self._publish(QueuedFrame(request=request, capture=capture, slot=slot))
         else:
             self._on_their_way.append(_OnItsWay(request=request, snapshot=capture, slot=slot))
 
-    def _end(self, account: ClipAccount, end_step: int) -> None:
+    def _end(self, clip: ClipRequest, end_step: int) -> None:
+        account = self._ledger.account(clip.clip_index)
+        if account is None:
+            return
         account.end_step = end_step
         ended = ClipEnded(account=account)
         if self._on_their_way:
@@ -262,8 +285,14 @@ class Producer:
         return True
 
     def _publish(self, frame: QueuedFrame) -> None:
+        if frame.nbytes > frame.slot.room:
+            self._drop(frame.request, DropCause.CAPTURE_FAILED, frame.slot)
+            error = f"the backend announced {frame.nbytes} bytes, and asked its slot for {frame.slot.room}"
+            self._trouble("capture.failed", "size", error=error, step=frame.request.step)
+            return
         self.capture_nbytes = frame.nbytes
-        if not self._waits_for_room and not self._make_room(frame.request, frame.nbytes):
+        waits = self._waits_for_room and self._queue.fits(frame.nbytes)
+        if not waits and not self._make_room(frame.request, frame.nbytes):
             self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)
         elif self.held or not self._queue.put_nowait(frame):
             self.held.append(frame)
@@ -281,7 +310,9 @@ class Producer:
 
     def _drop(self, request: CaptureRequest, cause: DropCause, slot: PoolSlot) -> None:
         slot.release()
-        self._ledger.account(request.clip.clip_index).frame_dropped(request.step, cause)
+        account = self._ledger.account(request.clip.clip_index)
+        if account:
+            account.frame_dropped(request.step, cause)
 
     def _guard(self, trigger: Callable[[int], bool] | None) -> Callable[[int], bool] | None:
         """Keep a trigger that raises from ending the training: it then doesn't fire."""
@@ -317,6 +348,7 @@ class Producer:
     def _ring_if_wanted(self) -> None:
         """Wake the event loop only where a worker is idle: its turns with the GIL are the training's delays."""
         if self._queue.is_wanting:
+            self._queue.is_wanting = False
             self._ring()
 
     def _tell(self, news: News) -> None:

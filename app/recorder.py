@@ -16,7 +16,7 @@ from .clip import Backend, CaptureFormat, ClipHook
 from .config import DropPolicy, RecorderConfig
 from .consumer import Consumer, populated_nbytes
 from .doorbell import Doorbell
-from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError
+from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError, RecordingError
 from .frame_pool import FramePool
 from .ledger import Ledger
 from .producer import Producer
@@ -94,6 +94,7 @@ class AsyncRecorder:
         )
         self._resources = AsyncExitStack()
         self._is_open = False
+        self._is_used = False
 
     async def __aenter__(self) -> Self:
         """Start the workers.
@@ -101,7 +102,11 @@ class AsyncRecorder:
         Raises:
             CodecUnavailableError: the codec, preset or pixel format can't be used on this machine.
             WorkerError: no worker could be started.
+            RecorderClosedError: it was opened before.
         """
+        if self._is_used:
+            raise RecorderClosedError("a recorder is opened once; make another one to go on recording")
+        self._is_used = True
         async with AsyncExitStack() as stack:
             stack.callback(self._pool.close)
             stack.callback(self._doorbell.close)
@@ -109,7 +114,7 @@ class AsyncRecorder:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(self._consumer.run)
             stack.callback(self._consumer.stop)
-            self._log.info("session.opened", backend=self._backend.name, **self._format.details)
+            self._log.info("session.opened", backend=self._backend.name, source=dict(self._format.details))
             await self._write_session()
             stack.push_async_callback(self._close_session)
             stack.push_async_callback(self._consumer.aclose)
@@ -125,7 +130,11 @@ class AsyncRecorder:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except RecordingError:
+            if exc is None:
+                raise
 
     async def step(self) -> None:
         """Count one step of the simulation, and capture it where the schedule says so.
@@ -178,13 +187,18 @@ class AsyncRecorder:
         self.producer.settle()
         await self._wait_for_room()
         await self._consumer.drain()
+        self.producer.raise_failure()
 
     async def aclose(self) -> None:
         """End the open clip, finish all that was captured, and end the workers. A second call does nothing.
 
         Cancelled, it drops what no worker has begun, and closes the segments as far as they came.
+
+        Raises:
+            RecordingError: `strict` is set, and frames were lost since the last call.
         """
         if not self._is_open:
+            self.release()
             return
         self._is_open = False
         try:
@@ -195,6 +209,14 @@ class AsyncRecorder:
                 self.producer.settle_held(granted=False)
             self._consumer.discard()
             await self._resources.aclose()
+
+    def release(self) -> None:
+        """Let go of what the constructor took, where the recorder was never opened."""
+        if not self._is_used:
+            self._is_used = True
+            self.producer.close()
+            self._doorbell.close()
+            self._pool.close()
 
     def statistics(self) -> Statistics:
         """Return what happened so far; cheap, and safe to call from any thread."""

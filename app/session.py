@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .doorbell import Pulse
+
 _REPEAT_S = 10.0
 """Repeated trouble of one kind is logged once in this time, with its count."""
 _VERSIONED = ("stepreel", "av", "numpy", "gymnasium", "newton", "warp-lang", "mujoco")
@@ -30,9 +32,11 @@ class SessionLog:
 
         self._path = folder / "session.jsonl"
         self._lines: deque[str] = deque()
+        self.appended = Pulse()
+        """Beats when `write_lines` has something to write."""
         self._trouble: dict[tuple[str, str], tuple[float, int]] = {}
         self._own = structlog.wrap_logger(
-            _Lines(self._lines),
+            _Lines(self._lines, self.appended),
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -96,11 +100,13 @@ class SessionLog:
 class _Lines:
     """What structlog calls a logger: takes rendered events."""
 
-    def __init__(self, lines: deque[str]) -> None:
+    def __init__(self, lines: deque[str], appended: Pulse) -> None:
         self._append = lines.append
+        self._appended = appended
 
     def info(self, line: str) -> None:
         self._append(line)
+        self._appended.beat()
 
     warning = info
 

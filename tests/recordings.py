@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,10 @@ def check_clip(output_dir: Path, clip: Clip) -> None:
     assert counts.pending == 0
     assert is_balanced(counts)
     shown: list[int] = []
-    for number, segment in enumerate(clip.segments):
+    for segment in clip.segments:
         frames = timed_steps(output_dir / segment.file, clip.fps)
-        base_step = clip.start_step if number == 0 else segment.first_step
+        is_first = segment.file in (f"{clip.name}.mp4", f"{clip.name}.000.mp4")
+        base_step = clip.start_step if is_first else segment.first_step
         for pts, step in frames:
             assert step == base_step + round(pts) * clip.frame_stride
             assert abs(pts - round(pts)) < 1e-6
@@ -67,3 +71,11 @@ def check_clip(output_dir: Path, clip: Clip) -> None:
     assert manifest["frames"]["encoded"] == counts.encoded
     assert [segment["file"] for segment in manifest["segments"]] == [segment.file for segment in clip.segments]
     assert not list(output_dir.glob("*.part"))
+
+
+def poll_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for something in another process that sends no event."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        select.select([], [], [], 0.005)

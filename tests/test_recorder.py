@@ -35,7 +35,7 @@ from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.clip import CaptureFormat, CaptureRequest, Frame, Slot
 from stepreel.consumer import Consumer
 
-from .recordings import check_clip, is_balanced, shown_steps
+from .recordings import check_clip, is_balanced, poll_until, shown_steps
 
 
 def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tuple[Clip, ...]:
@@ -137,12 +137,72 @@ def test_a_strict_recorder_raises_after_a_timeout_under_block(output_dir: Path) 
         block_timeout_s=0.01,
         strict=True,
     )
-    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.3)) as recorder:
-        for _ in range(5):
-            recorder.step()
-        recorder.flush()
-        with pytest.raises(RecordingError, match="queue was full"):
-            recorder.step()
+    recorder = Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.3))
+
+    def train() -> None:
+        with recorder:
+            for _ in range(5):
+                recorder.step()
+
+    with pytest.raises(RecordingError, match="queue was full"):
+        train()
+    assert is_balanced(recorder.summary().frames)
+
+
+def test_a_loss_in_the_last_clip_is_raised_by_close(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=5, strict=True)
+    recorder = Recorder(config, SyntheticBackend(snapshot=True, failing_steps=(4,)))
+
+    def train() -> None:
+        with recorder:
+            for _ in range(5):
+                recorder.step()
+
+    with pytest.raises(RecordingError, match="render_failed"):
+        train()
+    check_clip(output_dir, recorder.summary().clips[0])
+
+
+def test_a_recorder_is_opened_once_and_releases_everything_if_never(output_dir: Path) -> None:
+    descriptors = psutil.Process().num_fds()
+    recorder = Recorder(RecorderConfig(output_dir=output_dir), SyntheticBackend())
+    recorder.close()
+    recorder.close()
+    assert psutil.Process().num_fds() == descriptors
+    with pytest.raises(RecorderClosedError, match="opened once"):
+        recorder.__enter__()
+
+
+def test_a_backend_that_can_not_be_closed_costs_nothing(output_dir: Path) -> None:
+    class Sticky(SyntheticBackend):
+        def close(self) -> None:
+            raise RuntimeError("stuck")
+
+    (clip,) = record(RecorderConfig(output_dir=output_dir, video_length=10, video_interval=0), Sticky(), 10)
+    assert clip.frames.encoded == 10
+    assert "backend.failed" in (output_dir / "session.jsonl").read_text()
+
+
+def test_a_frame_larger_than_what_was_asked_of_the_slot_is_refused(output_dir: Path) -> None:
+    class Boasting(SyntheticBackend):
+        def capture(self, request: CaptureRequest, slot: Slot) -> Any:
+            super().capture(request, slot)
+            return Frame(height=2000, width=2000)
+
+    (clip,) = record(RecorderConfig(output_dir=output_dir, video_length=3, video_interval=0), Boasting(), 3)
+    assert clip.frames.dropped == {DropCause.CAPTURE_FAILED: 3}
+
+
+def test_episode_clips_of_fixed_length_agree_with_their_files(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=20, episode_trigger=lambda _: True)
+    with Recorder(config, SyntheticBackend()) as recorder:
+        for _ in range(3):
+            recorder.reset()
+            for _ in range(9):
+                recorder.step()
+    for clip in recorder.summary().clips:
+        assert clip.end_step == clip.segments[-1].last_step
+        check_clip(output_dir, clip)
 
 
 def test_blocking_drops_the_new_frame_once_the_timeout_is_over(output_dir: Path) -> None:
@@ -274,10 +334,10 @@ def test_a_strict_recorder_raises_from_the_next_call(output_dir: Path) -> None:
     with Recorder(config, SyntheticBackend(failing_steps=(1,))) as recorder:
         recorder.step()
         recorder.step()
-        recorder.flush()
         with pytest.raises(RecordingError, match="capture failed"):
-            recorder.step()
+            recorder.flush()
         recorder.step()
+    assert recorder.statistics().steps == 3
 
 
 def test_a_frame_that_changes_size_goes_into_a_new_segment(output_dir: Path) -> None:
@@ -466,7 +526,7 @@ def test_what_can_not_work_raises_before_training(
     config = RecorderConfig(output_dir=output_dir, **settings)
     with pytest.raises(error, match=text), Recorder(config, SyntheticBackend()):
         pytest.fail("the recorder was opened")
-    assert threading.active_count() <= threads
+    poll_until(lambda: threading.active_count() <= threads)  # Idle threads of the loop end in their own time.
 
 
 def test_an_output_folder_that_can_not_be_made_raises_at_construction(tmp_path: Path) -> None:

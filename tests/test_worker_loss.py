@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from stepreel import ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority
+from stepreel import ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority, consumer
 from stepreel.backends.synthetic import SyntheticBackend, read_step
 
-from .recordings import check_clip
+from .recordings import check_clip, is_balanced, poll_until
 
 
 def worker_of(process: psutil.Process) -> psutil.Process:
     (worker,) = (child for child in process.children() if "stepreel.encoders.worker" in child.cmdline())
     return worker
-
-
-def poll_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for something in another process that sends no event."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        select.select([], [], [], 0.005)
 
 
 def wait_for_encoded(recorder: Recorder, frames: int) -> None:
@@ -126,14 +116,145 @@ def test_a_clip_that_kills_every_worker_is_set_aside_and_the_next_one_recorded(o
 
 def test_a_strict_recorder_raises_after_a_worker_was_lost_with_frames(output_dir: Path) -> None:
     config = RecorderConfig(output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=40, strict=True)
-    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.02)) as recorder:
+    recorder = Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.02))
+
+    def train() -> None:
+        with recorder:
+            for _ in range(10):
+                recorder.step()
+            wait_for_encoded(recorder, 1)
+            worker_of(psutil.Process()).kill()
+            poll_until(lambda: recorder.statistics().worker_restarts == 1)
+            recorder.step()
+
+    with pytest.raises(RecordingError, match="worker was lost"):
+        train()
+
+
+def test_a_worker_that_can_not_be_replaced_costs_its_clip_and_hangs_nothing(
+    output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RecorderConfig(output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=40)
+    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.01)) as recorder:
         for _ in range(10):
             recorder.step()
-        wait_for_encoded(recorder, 1)
+        monkeypatch.setattr(sys, "executable", "/nonexistent")
         worker_of(psutil.Process()).kill()
         poll_until(lambda: recorder.statistics().worker_restarts == 1)
-        with pytest.raises(RecordingError, match="worker was lost"):
+        for _ in range(10):
             recorder.step()
+        assert recorder.flush(timeout_s=20.0)
+    (clip,) = recorder.summary().clips
+    assert is_balanced(clip.frames)
+    assert clip.frames.pending == 0
+    assert set(clip.frames.dropped) == {DropCause.WORKER_LOST}
+
+
+def test_a_frozen_worker_is_ended_and_replaced(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "_HANG_S", 0.5)
+    config = RecorderConfig(
+        output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=40, video_interval=0, gop_s=0.2
+    )
+    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.01)) as recorder:
+        for _ in range(20):
+            recorder.step()
+        wait_for_encoded(recorder, 12)
+        worker_of(psutil.Process()).suspend()
+        for _ in range(20):
+            recorder.step()
+    (clip,) = recorder.summary().clips
+    assert recorder.statistics().worker_restarts == 1
+    assert clip.frames.encoded > 30
+    check_clip(output_dir, clip)
+
+
+def test_a_renderer_that_kills_every_worker_at_once_makes_no_restart_loop(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=5)
+    with Recorder(config, SyntheticBackend(snapshot=True, fatal_steps=range(100))) as recorder:
+        for _ in range(5):
+            recorder.step()
+        assert recorder.flush(timeout_s=30.0)
+        restarts = recorder.statistics().worker_restarts
+        assert restarts == 3
+        assert not recorder.flush(timeout_s=0.0) or recorder.statistics().worker_restarts == restarts
+
+
+def test_several_workers_each_hear_of_their_frames(output_dir: Path) -> None:
+    config = RecorderConfig(
+        output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=30, video_interval=30, worker_count=2
+    )
+    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.001)) as recorder:
+        for step in range(90):
+            recorder.step()
+            if step % 20 == 0:
+                assert recorder.flush(timeout_s=20.0)
+    for clip in recorder.summary().clips:
+        assert clip.state is ClipState.COMPLETE
+        check_clip(output_dir, clip)
+
+
+FORKING = """
+import os, sys
+from stepreel import Recorder, RecorderConfig
+from stepreel.backends.synthetic import SyntheticBackend
+
+config = RecorderConfig(output_dir=sys.argv[1], worker_priority="normal", video_length=20, video_interval=0)
+with Recorder(config, SyntheticBackend()) as recorder:
+    recorder.step()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    lasting = os.fork()
+    if lasting == 0:
+        os.read(0, 1)
+        os._exit(0)
+    for _ in range(19):
+        recorder.step()
+print(recorder.summary().frames.encoded, recorder.statistics().worker_restarts)
+"""
+
+
+def test_a_training_program_may_fork(output_dir: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING, output_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None
+        line = ""
+        while not line.startswith("20 "):
+            line = training.stdout.readline()
+            assert line
+        assert line.split() == ["20", "0"]
+
+
+INTERRUPTED = """
+import sys
+from stepreel import Recorder, RecorderConfig
+from stepreel.backends.synthetic import SyntheticBackend
+
+class Interrupted(SyntheticBackend):
+    def capture(self, request, slot):
+        if request.step == 7:
+            raise KeyboardInterrupt
+        return super().capture(request, slot)
+
+config = RecorderConfig(output_dir=sys.argv[1], worker_priority="normal", video_length=20, video_interval=0)
+recorder = Recorder(config, Interrupted())
+try:
+    with recorder:
+        for _ in range(20):
+            recorder.step()
+except KeyboardInterrupt:
+    print("interrupted", recorder.summary().frames)
+"""
+
+
+def test_ctrl_c_during_a_capture_ends_the_training_and_not_the_recording(output_dir: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, output_dir], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "interrupted" in run.stdout
+    assert "requested=8, encoded=7" in run.stdout
 
 
 TRAINING = """

@@ -12,7 +12,7 @@ preceded by the lengths of both, as two big-endian 32-bit numbers. Nothing here 
                                    <--        SegmentClosed, ClipDone
     Salvage                        -->
                                    <--        Salvaged
-    (pipe closed)                  -->
+    Finish, or the pipe closed     -->
                                               closes its segments, ends
 """
 
@@ -168,11 +168,15 @@ class FrameDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentLost:
-    """The open segment can't be finished; what it held is gone but for what was salvaged just before."""
+    """The open segment can't be finished; what it held is gone but for what was salvaged just before.
+
+    `is_kept`: its file is still there, and may be mended later.
+    """
 
     clip: int
     cause: str
     message: str
+    is_kept: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +194,12 @@ class Salvaged:
     segment: Segment
 
 
-Command = Configure | OpenStream | BeginClip | EncodeFrame | EndClip | Salvage
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """Nothing follows. As good as the end of the pipe, which a forked process may hold open."""
+
+
+Command = Finish | Configure | OpenStream | BeginClip | EncodeFrame | EndClip | Salvage
 Reply = (
     Ready
     | Refused
@@ -209,6 +218,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 _TYPES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
+        Finish,
         Configure,
         OpenStream,
         BeginClip,

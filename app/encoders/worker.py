@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from ..clip import DropCause, Renderer
 from ..errors import EncodeError, StepreelError
 from .codecs import EncodeSettings, as_fraction, choose_codec
+from .files import PART_SUFFIX
 from .protocol import (
     BeginClip,
     ClipDone,
     Configure,
     EncodeFrame,
     EndClip,
+    Finish,
     FrameDone,
     Message,
     MessageReader,
@@ -165,6 +167,10 @@ class Worker:
 
     def _begin_clip(self, command: BeginClip) -> None:
         self._open_renderer(command.stream)
+        # Of a worker that was lost before it could report the segment: nothing in it is missed.
+        unreported = f"{command.name}.{command.first_index:03d}.mp4{PART_SUFFIX}"
+        with contextlib.suppress(OSError):
+            (Path(self._configured.folder) / unreported).unlink(missing_ok=True)
         self._clips[command.clip] = _ClipInWork(begin=command, stream=self._streams[command.stream])
 
     def _encode_frame(self, command: EncodeFrame) -> None:
@@ -255,13 +261,15 @@ class Worker:
 
     def _salvage(self, command: Salvage, cause: tuple[DropCause, str] | None = None) -> None:
         lost, message = cause or (DropCause.WORKER_LOST, "")
+        folder = Path(self._configured.folder)
         try:
-            segment = salvage(Path(self._configured.folder), command.part, command.final)
+            segment = salvage(folder, command.part, _final_name(folder, command))
         except (EncodeError, OSError) as exc:
             segment, message = None, message or _describe(exc)
         if segment:
             self._send(Salvaged(clip=command.clip, segment=segment))
-        self._send(SegmentLost(clip=command.clip, cause=lost, message=message))
+        is_kept = (folder / command.part).exists()
+        self._send(SegmentLost(clip=command.clip, cause=lost, message=message, is_kept=is_kept))
 
     def _report_open_segment(self, clip: _ClipInWork, writer: ClipWriter) -> None:
         file = writer.open_segment
@@ -316,6 +324,13 @@ class Worker:
             time.sleep(render_s * (1.0 / duty - 1.0))
 
 
+def _final_name(folder: Path, command: Salvage) -> str:
+    """Return the name that the segment already has, if its writer was lost after the renaming, else the one asked."""
+    names = (command.part.removesuffix(PART_SUFFIX), command.part[: -len(".000.mp4.part")] + ".mp4")
+    renamed = [name for name in names if not (folder / command.part).exists() and (folder / name).exists()]
+    return renamed[0] if renamed else command.final
+
+
 def _check_picture(picture: object) -> NDArray[np.uint8]:
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         what = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
@@ -340,18 +355,26 @@ def _lower_priority(priority: str) -> None:
             os.nice(10)
 
 
-def _commands(fd: int) -> Iterator[Message]:
+def _commands(fd: int, orphaned_fd: int) -> Iterator[Message]:
+    """Yield commands until there are no more: told so, at the end of the pipe, or at the death of the parent.
+
+    A process that the parent forked may hold the pipe open longer than either lives.
+    """
     reader = MessageReader()
-    while data := os.read(fd, 65536):
-        yield from reader.feed(data)
+    while fd in select.select([fd, orphaned_fd], [], [])[0] and (data := os.read(fd, 65536)):
+        for message in reader.feed(data):
+            if isinstance(message, Finish):
+                return
+            yield message
 
 
-def _end_with_parent(command_fd: int, parent: int) -> None:
+def _end_with_parent(command_fd: int, orphaned_fd: int, parent: int) -> None:
     """End this process soon after its parent, even from inside a long compilation. Runs on a thread of its own."""
     poll = select.poll()
     poll.register(command_fd, 0)
     while not poll.poll(_PARENT_CHECK_S * 1000) and os.getppid() == parent:
         pass
+    os.write(orphaned_fd, b"\0")
     time.sleep(_ORPHAN_GRACE_S)
     if os.getppid() != parent:
         os._exit(1)
@@ -365,7 +388,9 @@ def main() -> None:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(arguments.commands, arguments.parent), daemon=True).start()
+    orphaned = os.pipe()
+    watch = (arguments.commands, orphaned[1], arguments.parent)
+    threading.Thread(target=_end_with_parent, args=watch, daemon=True).start()
     pool = np.frombuffer(mmap.mmap(arguments.pool, arguments.pool_nbytes, prot=mmap.PROT_READ), dtype=np.uint8)
 
     def send(reply: Reply) -> None:
@@ -375,7 +400,7 @@ def main() -> None:
                 data = data[os.write(arguments.replies, data) :]
 
     worker = Worker(pool, send)
-    for command in _commands(arguments.commands):
+    for command in _commands(arguments.commands, orphaned[0]):
         worker.perform(command)
     worker.close()
 

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from ..errors import WorkerError
 from ..frame_pool import FramePool
-from .protocol import Command, Message, MessageReader, to_bytes
+from .protocol import Command, Finish, Message, MessageReader, to_bytes
 
 _READ_NBYTES = 65536
 _EXIT_TIMEOUT_S = 5.0
@@ -77,7 +77,10 @@ class WorkerProcess:
         while True:
             await self._is_full.wait()
             while self._outgoing:
-                await anyio.wait_writable(self._command_fd)
+                try:
+                    await anyio.wait_writable(self._command_fd)
+                except anyio.ClosedResourceError:
+                    return
                 self._write()
             self._is_full = anyio.Event()
 
@@ -114,6 +117,8 @@ class WorkerProcess:
     def end_commands(self) -> None:
         """Tell the worker that no command follows: it closes its segments and ends."""
         if self._command_fd >= 0:
+            self.send_nowait(Finish())
+            self._outgoing.clear()
             anyio.notify_closing(self._command_fd)
             os.close(self._command_fd)
             self._command_fd = -1

@@ -47,7 +47,8 @@ class FrameQueue:
     One thread puts, another gets; no call waits except `wait_for_room`.
 
     Attributes:
-        is_wanting: `get_nowait` found nothing since the last frame was put: its caller wants to hear of the next one.
+        is_wanting: `get_nowait` found nothing, and its caller wants to hear of the next frame; whoever tells it of one
+            clears this first.
     """
 
     def __init__(self, *, depth: int, nbytes: int, policy: DropPolicy) -> None:
@@ -90,8 +91,10 @@ class FrameQueue:
         """Take the frame out that has waited longest among those of `clips`; None where there is none."""
         with self._changed:
             clip = self._oldest(clips)
-            self.is_wanting = clip is None
-            return None if clip is None else self._take(clip)
+            if clip is None:
+                self.is_wanting = True
+                return None
+            return self._take(clip)
 
     def wait_for_room(self, nbytes: int, timeout_s: float) -> bool:
         """Wait on the calling thread until a frame of `nbytes` bytes fits; False once `timeout_s` is over."""
@@ -115,6 +118,7 @@ class FrameQueue:
     def discard(self, clip: int) -> list[QueuedFrame]:
         """Take every waiting frame of a clip out."""
         with self._changed:
+            self.is_wanting = True
             return [self._take(clip) for _ in range(len(self._waiting.get(clip, ())))]
 
     def _has_room(self, nbytes: int) -> bool:

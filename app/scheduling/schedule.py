@@ -11,6 +11,9 @@ from ..errors import ConfigurationError, StepreelError
 
 NEVER = sys.maxsize
 """A step that doesn't come."""
+_MOST_NAME_CHARACTERS = 150
+_MOST_NAME_NBYTES = 200
+"""Leaves room for a number and a suffix in the 255 bytes that a file name may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,14 @@ class _OpenClip:
         return self.length is not None and step - self.clip.start_step + 1 >= self.length
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WantedClip:
+    """What `start_clip` asked for, until the next step that is not paused."""
+
+    name: str | None
+    length: int | None
+
+
 class ClipSchedule:
     """Turns a training loop's calls into clips and captures.
 
@@ -70,7 +81,7 @@ class ClipSchedule:
         self._config = config
         self._stream = stream
         self._open: _OpenClip | None = None
-        self._wanted: _OpenClip | None = None
+        self._wanted: _WantedClip | None = None
         self._paused = False
         self._clip_count = 0
         self._episode = -1
@@ -104,6 +115,8 @@ class ClipSchedule:
             self._end(step, actions)
         trigger = self._config.episode_trigger
         if trigger and not self._paused and not self._is_explicit() and trigger(self._episode):
+            if self._open:
+                self._end(step, actions)  # This step's picture was its last; the reset's is the next clip's first.
             self._begin(self._new_clip(f"{self._config.name_prefix}-episode-{self._episode}", step), actions)
             self._capture(step, actions)
             self._end_complete(step, actions)
@@ -121,9 +134,13 @@ class ClipSchedule:
             raise ConfigurationError(f"name: got {name!r}; allowed: {allowed}")
         if length is not None and length < 1:
             raise ConfigurationError(f"length: got {length!r}; allowed: at least 1, or None")
-        suffix = f"step-{self.next_step}" if name is None else name
-        clip = self._new_clip(f"{self._config.name_prefix}-{suffix}", self.next_step)
-        self._wanted = _OpenClip(clip=clip.clip, length=length, explicit=True)
+        full_name = f"{self._config.name_prefix}-{name}"
+        if name is not None and (len(full_name) > _MOST_NAME_CHARACTERS or len(full_name.encode()) > _MOST_NAME_NBYTES):
+            raise ConfigurationError(
+                f"name: got {name!r}; allowed: at most {_MOST_NAME_CHARACTERS} characters and {_MOST_NAME_NBYTES} "
+                "bytes together with name_prefix"
+            )
+        self._wanted = _WantedClip(name=name, length=length)
         self._set_wake_step()
 
     def stop_clip(self) -> list[Action]:
@@ -148,7 +165,9 @@ class ClipSchedule:
     def _begin_due(self, step: int, actions: list[Action]) -> None:
         if self._wanted:
             wanted, self._wanted = self._wanted, None
-            self._begin(wanted, actions)
+            suffix = f"step-{step}" if wanted.name is None else wanted.name
+            clip = self._new_clip(f"{self._config.name_prefix}-{suffix}", step).clip
+            self._begin(_OpenClip(clip=clip, length=wanted.length, explicit=True), actions)
         elif not self._is_explicit() and self._is_due(step):
             self._begin(self._new_clip(f"{self._config.name_prefix}-step-{step}", step), actions)
 

@@ -131,6 +131,18 @@ def test_paused_steps_are_not_requested_and_time_goes_on() -> None:
     assert [(request.step, request.pts) for request in requests] == [(0, 0), (1, 1), (4, 4), (5, 5)]
 
 
+def test_a_clip_asked_for_while_paused_begins_with_the_first_step_after() -> None:
+    schedule = make(video_length=1, video_interval=0, step_offset=1000)
+    schedule.start_clip(length=2)
+    schedule.pause()
+    assert run(schedule, 50) == []
+    schedule.resume()
+    actions = run(schedule, 4)
+    assert captured(actions) == [50, 51]
+    assert isinstance(actions[0], BeginClip)
+    assert actions[0].clip.name == "rl-video-step-50"
+
+
 def test_no_clip_opens_while_paused() -> None:
     schedule = make(video_length=1, video_interval=3)
     schedule.pause()
