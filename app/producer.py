@@ -182,7 +182,7 @@ class Producer:
             try:
                 self._backend.close()
             except Exception as exc:  # noqa: BLE001 - the recording is done; it is logged.
-                self._tell(Trouble(event="backend.failed", kind=type(exc).__name__, count=1, facts={"error": str(exc)}))
+                self._trouble("backend.failed", type(exc).__name__, error=str(exc))
 
     def fail(self, failure: RecordingError) -> None:
         """Have the next call raise. Safe to call from any thread."""
