@@ -221,7 +221,6 @@ class Consumer:
                 self._settle_without_workers()
                 return
             self._log.flush_trouble()
-            self._records.beat()
             while not (self.is_drained or self._crash):
                 for seat in self._seats:
                     for clip in list(seat.clips.values()):
@@ -270,7 +269,6 @@ class Consumer:
                     self._fail_if_strict(f"the backend can't be closed: {facts.get('error', kind)}")
                 elif event == "queue.full":
                     self._fail_if_strict("the frame queue was full")
-                self._records.beat()
 
     async def _open_clip(self, account: ClipAccount) -> None:
         clip = self._clips[account.request.clip_index] = _ClipInWork(account=account)

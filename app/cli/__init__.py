@@ -18,7 +18,6 @@ _EXTRA_OF_MODULE = {
     "warp": "newton",
     "pyglet": "newton",
     "PIL": "newton",
-    "cbor2": "newton",
     "mujoco": "mujoco",
 }
 
