@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TORCH ?= torch
+LEROBOT := 'lerobot>=0.4.4' 'av<16' click gymnasium psutil
 GRAPHICS := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 HAS_GRAPHICS := import ctypes; [ctypes.CDLL(name) for name in ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")]
@@ -18,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types check bench bench-peers install graphics wheel clean
+.PHONY: help demo test lint format types check bench bench-peers lerobot install graphics wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +47,11 @@ types: $(VENV)/installed-dev ## Check the types of the package and of its tests
 bench: graphics $(VENV)/installed-dev ## Measure what recording costs the training thread
 	$(BIN)/python -m pytest benchmarks --benchmark-only --timeout 0 $(ARGS)
 
-bench-peers: $(VENV)/peers/installed ## Compare with other recorders, for about an hour (ARGS="--help" for less)
+bench-peers: $(VENV)/peers/installed lerobot ## Compare with other recorders, for most of an hour (ARGS="--help" for less)
 	cd benchmarks && $(abspath $(VENV))/peers/bin/python -m peers measure $(ARGS)
+
+faults: graphics $(VENV)/installed-dev ## Kill, fill, freeze and break things while recording (ARGS="--help" for less)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 install: $(VENV)/installed-dev ## Make .venv, with everything needed to work on stepreel
 
@@ -76,6 +80,16 @@ $(VENV)/peers/installed: pyproject.toml | $(BIN)/pip
 	@$(VENV)/peers/bin/python -m pip install --quiet $(TORCH)
 	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/peers/bin/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
+
+# LeRobot needs an older PyAV than stepreel. It is one of many: where it can't be had, the others are compared.
+lerobot: | $(BIN)/pip
+	@[ -e $(VENV)/lerobot/installed ] || { \
+	  echo "Installing LeRobot into $(VENV)/lerobot: several GB."; \
+	  $(BIN)/python -m venv $(VENV)/lerobot \
+	    && $(VENV)/lerobot/bin/python -m pip install --quiet $(TORCH) \
+	    && $(VENV)/lerobot/bin/python -m pip install --quiet $(LEROBOT) \
+	    && touch $(VENV)/lerobot/installed; \
+	} || echo "LeRobot could not be installed: it is left out of the comparison."
 
 # Debian and Ubuntu ship Python without ensurepip, in a package of its own: get it where that is allowed.
 $(BIN)/pip:

@@ -2,16 +2,24 @@
 
     python benchmarks/newton_gpu.py --worlds 4096 --drawn 16 --worker-device auto cuda --repetitions 5
 
-Prints one JSON object a line: for each repetition and each way to record, the ratios to the same repetition without.
+Prints one JSON object a line: for each repetition and each way to record, the ratios to the mean of the same steps
+without, right before and right after. `--json benchmarks/newton_gpu.json` writes them into a file besides, from which
+`docs/benchmarks.md` is made.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import newton
@@ -133,6 +141,20 @@ def warm_up(simulation: Simulation, recorder: Recorder) -> None:
     time.sleep(15.0)
 
 
+def write(runs: list[dict[str, Any]], simulation: Simulation, arguments: argparse.Namespace) -> None:
+    device = simulation.model.device
+    cores = len(os.sched_getaffinity(0))
+    found = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{device.name if device.is_cuda else 'no GPU'}, {cores} cores, Python {platform.python_version()}",
+        "command": f"python benchmarks/newton_gpu.py {shlex.join(sys.argv[1:])}",
+        "worlds": arguments.worlds,
+        "steps": arguments.steps,
+        "runs": runs,
+    }
+    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=4096)
@@ -141,21 +163,25 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--worker-device", nargs="+", default=["auto"])
     parser.add_argument("--render-duty", type=float, default=1.0)
+    parser.add_argument("--json", type=Path, help="file to write besides")
     arguments = parser.parse_args()
+    runs: list[dict[str, Any]] = []
     simulation = Simulation(arguments.worlds)
     for _ in range(50):
         simulation.step()
     for repetition in range(arguments.repetitions):
         for drawn in arguments.drawn:
             for device in arguments.worker_device:
-                baseline = record(simulation, arguments, None, drawn)
+                before = record(simulation, arguments, None, drawn)
                 found = record(simulation, arguments, device, drawn)
-                ratios = {
-                    key: round(found[key] / baseline[key], 3)
-                    for key in ("steps_per_s", "p50_ms", "p99_ms", "longest_ms")
-                }
+                after = record(simulation, arguments, None, drawn)
+                baseline = {key: round((before[key] + after[key]) / 2, 3) for key in before}
+                ratios = {key: round(found[key] / baseline[key], 3) for key in baseline}
                 row = {"repetition": repetition, "worker_device": device, "drawn": drawn, "ratio": ratios}
-                print(json.dumps({**row, "without": baseline, "with": found}), flush=True)  # noqa: T201
+                runs.append({**row, "without": baseline, "with": found})
+                print(json.dumps(runs[-1]), flush=True)  # noqa: T201
+                if arguments.json:
+                    write(runs, simulation, arguments)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from .plan import Plan
-from .recorders import PEERS
+from .plan import Phase, Plan
+from .processes import children_cpu_s, peak_resident_nbytes, start_measuring_memory
+from .recorders import PEERS, Session
 from .workload import PictureEnv
 
 
@@ -31,53 +28,48 @@ def run(plan: Plan, key: str, folder: Path) -> dict[str, Any]:
     env.render()  # numpy and the scenery are warm, whoever records.
     for module in peer.modules:
         importlib.import_module(module)
-    resident = _start_measuring_memory()
+    resident = start_measuring_memory()
     start = time.perf_counter()
-    with peer.setup(plan, env, folder) as step:
+    with peer.setup(plan, env, folder) as session:
         env.shown_step = -1
         ready = time.perf_counter()
-        children_before = _children_cpu_s()
-        steps = []
-        for number in range(plan.step_count):
-            begin = time.perf_counter()
-            step(number)
-            steps.append(time.perf_counter() - begin)
-        loop_end = time.perf_counter()
-    finish = time.perf_counter()
+        children_before = children_cpu_s()
+        steps_s, finish_s = train(plan, session, env if peer.draws else None)
+        children_s = children_cpu_s() - children_before
     return {
         "peer": key,
         "title": peer.describe(),
         "setup_s": ready - start,
-        "loop_s": loop_end - ready,
-        "finish_s": finish - loop_end,
-        "memory_nbytes": _peak_resident() - resident,
-        "children_cpu_s": _children_cpu_s() - children_before,
+        "finish_s": finish_s,
+        "memory_nbytes": peak_resident_nbytes() - resident,
+        "children_cpu_s": children_s,
         "own_cpu_s": time.process_time(),
-        "steps_s": steps,
+        "steps_s": steps_s,
     }
 
 
-def _start_measuring_memory() -> int:
-    """Forget the highest resident memory so far; return what is resident now [bytes]."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return int(psutil.Process().memory_info().rss)
+def train(plan: Plan, session: Session, drawn: PictureEnv | None) -> tuple[list[float], list[float]]:
+    """Step through a plan; return the time of each step, and how long each clip took to finish after its gap [s].
 
-
-def _peak_resident() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmHWM in /proc/self/status")
-
-
-def _children_cpu_s() -> float:
-    """Return the processor time of all programs started by this one, of those that ended too."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = ended.ru_utime + ended.ru_stime
-    for child in psutil.Process(os.getpid()).children(recursive=True):
-        times = child.cpu_times()
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+    Args:
+        plan: What to do at which step.
+        session: Steps the environment, and records.
+        drawn: What is drawn in a baseline; None: nothing is.
+    """
+    phases = [plan.phase(number) for number in range(plan.step_count)]
+    clip_ends = set(plan.rest_starts[1:])
+    steps_s, finish_s = [], []
+    for number, phase in enumerate(phases):
+        if number in clip_ends:
+            begin = time.perf_counter()
+            session.finish()
+            finish_s.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        session.step(number)
+        if drawn and phase is Phase.BASELINE:
+            drawn.render()
+        steps_s.append(time.perf_counter() - begin)
+    return steps_s, finish_s
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The recorders that are compared: each takes an environment and gives back what performs one step of training."""
+"""The recorders that are compared: each takes an environment and gives back what performs the steps of training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,9 +16,22 @@ from typing import Any
 from .plan import Plan
 from .workload import Picture, PictureEnv
 
-Step = Callable[[int], None]
-"""Performs the step of this number, and records it if it is in a clip."""
-Setup = Callable[[Plan, PictureEnv, Path], AbstractContextManager[Step]]
+
+def _nothing() -> None:
+    """Everything was done in the last step of the clip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A recorder at work."""
+
+    step: Callable[[int], object]
+    """Performs the step of this number, and records it if it is in a clip."""
+    finish: Callable[[], object] = _nothing
+    """Waits until the clip before is encoded; called between a gap and the next rest."""
+
+
+Setup = Callable[[Plan, PictureEnv, Path], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +40,8 @@ class Peer:
 
     title: str
     setup: Setup
-    baseline: str | None
-    """Key of the loop that its steps are held against; None: it is one."""
+    without: str = "drawn"
+    """Key of the same loop without a recorder, whose ratios show what the machine does on its own."""
     package: str | None = None
     """The distribution whose version belongs to the result."""
     modules: tuple[str, ...] = ()
@@ -36,6 +49,15 @@ class Peer:
     environment: str = "peers"
     """The virtual environment that it runs in: one whose packages contradict the others' has its own."""
     records: bool = True
+    shows_steps: bool = True
+    """Whether its pictures are `PictureEnv`'s, which tell their step."""
+    encodes_per_s: float = 70.0
+    """Pictures that it is thought to encode in a second; only the estimate of how long all takes rests on it."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has pictures drawn on the training thread, so that its baseline has to be drawn too."""
+        return self.without == "drawn"
 
     def describe(self) -> str:
         """Return title and version, of the environment that this is called in."""
@@ -43,25 +65,30 @@ class Peer:
 
 
 @contextmanager
-def draw_and_throw_away(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def draw_and_throw_away(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     def step(number: int) -> None:
         env.step(0)
         if plan.is_captured(number):
             env.render()
 
-    yield step
+    yield Session(step=step)
 
 
 @contextmanager
-def only_step(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
-    def step(number: int) -> None:
-        env.step(0)
-
-    yield step
+def only_step(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    yield Session(step=lambda number: env.step(0))
 
 
 @contextmanager
-def gymnasium_record_video(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def only_step_newton(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    from .cart_poles import CartPoles
+
+    simulation = CartPoles()
+    yield Session(step=lambda number: simulation.step())
+
+
+@contextmanager
+def gymnasium_record_video(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     from gymnasium.wrappers import RecordVideo
 
     starts = set(plan.clip_starts)
@@ -71,15 +98,12 @@ def gymnasium_record_video(plan: Plan, env: PictureEnv, folder: Path) -> Iterato
     )
     recorded.reset()
 
-    def step(number: int) -> None:
-        recorded.step(0)
-
-    yield step
+    yield Session(step=lambda number: recorded.step(0))
     recorded.close()
 
 
 @contextmanager
-def stable_baselines3(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def stable_baselines3(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     import numpy as np
     from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
 
@@ -93,15 +117,12 @@ def stable_baselines3(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Ste
     )
     recorded.reset()
 
-    def step(number: int) -> None:
-        recorded.step(actions)
-
-    yield step
+    yield Session(step=lambda number: recorded.step(actions))
     recorded.close()
 
 
 @contextmanager
-def lerobot_streaming(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def lerobot_streaming(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     from lerobot.datasets.video_utils import StreamingVideoEncoder  # type: ignore[import-not-found]
 
     starts = set(plan.clip_starts)
@@ -120,12 +141,12 @@ def lerobot_streaming(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Ste
         if plan.is_last_of_clip(number):
             encoder.finish_episode()
 
-    yield step
+    yield Session(step=step)
     encoder.close()
 
 
 @contextmanager
-def thread_and_queue(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def thread_and_queue(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     """What one writes in an hour: a bounded queue, and a thread that encodes what comes out of it."""
     pictures: queue.Queue[Picture | None] = queue.Queue(maxsize=plan.queue_frames)
     encoder: threading.Thread | None = None
@@ -136,8 +157,6 @@ def thread_and_queue(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step
         if not plan.is_captured(number):
             return
         if not plan.is_captured(number - 1):
-            if encoder:
-                encoder.join()
             path = folder / f"clip-{number}.mp4"
             encoder = threading.Thread(target=_encode, args=(pictures, path, plan))
             encoder.start()
@@ -148,9 +167,11 @@ def thread_and_queue(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step
         if plan.is_last_of_clip(number):
             pictures.put(None)
 
-    yield step
-    if encoder:
-        encoder.join()
+    def finish() -> None:
+        if encoder:
+            encoder.join()
+
+    yield Session(step=step, finish=finish)
 
 
 def _encode(pictures: queue.Queue[Picture | None], path: Path, plan: Plan) -> None:
@@ -167,7 +188,7 @@ def _encode(pictures: queue.Queue[Picture | None], path: Path, plan: Plan) -> No
 
 
 @contextmanager
-def ffmpeg_pipe(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def ffmpeg_pipe(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     program = find_ffmpeg()
     encoder: subprocess.Popen[bytes] | None = None
 
@@ -177,9 +198,8 @@ def ffmpeg_pipe(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
         if not plan.is_captured(number):
             return
         if encoder is None:
-            encoder = subprocess.Popen(
-                _ffmpeg_command(program, plan, folder / f"clip-{number}.mp4"), stdin=subprocess.PIPE
-            )
+            command = ffmpeg_command(program, plan, folder / f"clip-{number}.mp4", options=("-g", str(plan.fps)))
+            encoder = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert encoder.stdin
         encoder.stdin.write(env.render().data)
         if plan.is_last_of_clip(number):
@@ -187,7 +207,7 @@ def ffmpeg_pipe(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
             encoder.wait()
             encoder = None
 
-    yield step
+    yield Session(step=step)
 
 
 def find_ffmpeg() -> str:
@@ -200,10 +220,11 @@ def find_ffmpeg() -> str:
     return str(found)
 
 
-def _ffmpeg_command(program: str, plan: Plan, path: Path) -> list[str]:
+def ffmpeg_command(program: str, plan: Plan, path: Path, *, options: Sequence[str]) -> list[str]:
+    """Return a command that encodes raw pictures from its standard input; `options` are the encoder's own."""
     command = [program, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{plan.width}x{plan.height}", "-r", str(plan.fps), "-i", "pipe:0"]
-    command += ["-c:v", "libx264", "-preset", plan.preset, "-crf", str(plan.crf), "-g", str(plan.fps)]
+    command += ["-c:v", "libx264", "-preset", plan.preset, "-crf", str(plan.crf), *options]
     # As stepreel has it: one thread, and colours as in BT.709, told to the player.
     command += ["-threads", "1", "-pix_fmt", "yuv420p", "-vf", "scale=out_color_matrix=bt709:out_range=tv"]
     command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
@@ -211,94 +232,114 @@ def _ffmpeg_command(program: str, plan: Plan, path: Path) -> list[str]:
 
 
 @contextmanager
-def stepreel_pixels(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def stepreel_pixels(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     from stepreel.backends.gymnasium import GymnasiumBackend
 
-    with _stepreel(plan, env, folder, GymnasiumBackend(env)) as step:
-        yield step
+    # Half a clip, as the others' queues.
+    limits = {"queue_depth": plan.queue_frames, "queue_bytes": plan.queue_frames * plan.picture_nbytes}
+    with _stepreel(plan, folder, GymnasiumBackend(env), lambda: env.step(0), **limits) as session:
+        yield session
 
 
 @contextmanager
-def stepreel_snapshots(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Step]:
+def stepreel_snapshots(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     from .snapshots import SnapshotBackend
 
-    with _stepreel(plan, env, folder, SnapshotBackend(env, plan)) as step:
-        yield step
+    with _stepreel(plan, folder, SnapshotBackend(env, plan), lambda: env.step(0)) as session:
+        yield session
 
 
 @contextmanager
-def _stepreel(plan: Plan, env: PictureEnv, folder: Path, backend: Any) -> Iterator[Step]:
+def stepreel_newton(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    """The task of `stepreel demo` in place of the environment; drawing a picture takes what it takes."""
+    from stepreel.backends.newton import NewtonBackend
+
+    from .cart_poles import CartPoles
+
+    simulation = CartPoles()
+    backend = NewtonBackend(simulation.model, lambda: simulation.state, steps_per_second=plan.fps)
+    with _stepreel(plan, folder, backend, simulation.step) as session:
+        yield session
+
+
+@contextmanager
+def _stepreel(plan: Plan, folder: Path, backend: Any, train: Callable[[], object], **limits: int) -> Iterator[Session]:
     from stepreel import Recorder, RecorderConfig
 
     config = RecorderConfig(
         output_dir=folder,
         video_length=plan.clip_steps,
         video_interval=plan.interval_steps,
-        step_offset=plan.warmup_steps,
+        step_offset=plan.clip_starts[0],
         width=plan.width,
         height=plan.height,
         fps=plan.fps,
         codec="libx264",
         preset=plan.preset,
         crf=plan.crf,
-        # Half a clip of pixels; of snapshots, what the default holds.
-        **_queue_limits(plan, backend),
+        **limits,
     )
     with Recorder(config, backend) as recorder:
         recorder.reset()
 
         def step(number: int) -> None:
-            env.step(0)
+            train()
             recorder.step()
 
-        yield step
-
-
-def _queue_limits(plan: Plan, backend: Any) -> dict[str, Any]:
-    if backend.name != "gymnasium":
-        return {}
-    return {"queue_depth": plan.queue_frames, "queue_bytes": plan.queue_frames * plan.picture_nbytes}
+        yield Session(step=step, finish=recorder.flush)
 
 
 PEERS: dict[str, Peer] = {
-    "drawn": Peer(title="no recorder, pictures thrown away", setup=draw_and_throw_away, baseline=None, records=False),
-    "undrawn": Peer(title="no recorder, nothing drawn", setup=only_step, baseline=None, records=False),
+    "drawn": Peer(title="no recorder, pictures thrown away", setup=draw_and_throw_away, records=False),
+    "undrawn": Peer(title="no recorder, nothing drawn", setup=only_step, without="undrawn", records=False),
+    "newton": Peer(
+        title="no recorder, a Newton simulation",
+        setup=only_step_newton,
+        without="newton",
+        modules=("newton", "warp"),
+        environment="own",
+        records=False,
+    ),
     "gymnasium": Peer(
         title="Gymnasium RecordVideo",
         setup=gymnasium_record_video,
-        baseline="drawn",
         package="gymnasium",
         modules=("gymnasium.wrappers", "moviepy.video.io.ImageSequenceClip"),
+        encodes_per_s=25.0,
     ),
     "stable_baselines3": Peer(
         title="Stable-Baselines3 VecVideoRecorder",
         setup=stable_baselines3,
-        baseline="drawn",
         package="stable-baselines3",
         modules=("stable_baselines3.common.vec_env", "moviepy.video.io.ImageSequenceClip"),
-    ),
-    "drawn_lerobot": Peer(
-        title="no recorder, pictures thrown away, in LeRobot's environment",
-        setup=draw_and_throw_away,
-        baseline=None,
-        environment="lerobot",
-        records=False,
+        encodes_per_s=25.0,
     ),
     "lerobot": Peer(
         title="LeRobot StreamingVideoEncoder",
         setup=lerobot_streaming,
-        baseline="drawn_lerobot",
         package="lerobot",
         modules=("lerobot.datasets.video_utils", "lerobot.datasets.compute_stats"),
         environment="lerobot",
+        encodes_per_s=25.0,
     ),
-    "thread": Peer(
-        title="a thread, a queue and PyAV", setup=thread_and_queue, baseline="drawn", package="av", modules=("av",)
-    ),
-    "ffmpeg": Peer(title="the ffmpeg program over a pipe", setup=ffmpeg_pipe, baseline="drawn"),
-    "stepreel": Peer(title="stepreel, pixels", setup=stepreel_pixels, baseline="drawn", modules=("stepreel",)),
+    "thread": Peer(title="a thread, a queue and PyAV", setup=thread_and_queue, package="av", modules=("av",)),
+    "ffmpeg": Peer(title="the ffmpeg program over a pipe", setup=ffmpeg_pipe),
+    "stepreel": Peer(title="stepreel, pixels", setup=stepreel_pixels, modules=("stepreel",)),
     "stepreel_snapshots": Peer(
-        title="stepreel, snapshots", setup=stepreel_snapshots, baseline="undrawn", modules=("stepreel",)
+        title="stepreel, snapshots",
+        setup=stepreel_snapshots,
+        without="undrawn",
+        modules=("stepreel",),
+        encodes_per_s=4.0,
+    ),
+    "stepreel_newton": Peer(
+        title="stepreel, snapshots of a Newton simulation",
+        setup=stepreel_newton,
+        without="newton",
+        modules=("stepreel", "newton", "warp"),
+        environment="own",
+        shows_steps=False,
+        encodes_per_s=4.0,
     ),
 }
 """By key, in the order of the table."""

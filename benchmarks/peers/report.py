@@ -13,6 +13,7 @@ import matplotlib as mpl
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
+from .goals import Goal, all_goals
 from .measures import summarize
 from .plan import Plan
 from .recorders import PEERS
@@ -25,124 +26,138 @@ _COLUMNS = {
     "p999": "p99.9",
     "longest": "longest",
     "closing": "closing",
-    "after_p99": "between clips, p99",
+    "after_p99": "after, p99",
+    "after_longest": "after, longest",
 }
-_GOALS = {
-    "stepreel": {"p50": 1.05, "p99": 1.05, "p999": 1.10, "longest": 1.5},
-    "stepreel_snapshots": {"p50": 1.02, "p99": 1.05, "p999": 1.10, "longest": 1.5},
-}
-_MEMORY_GOAL_NBYTES = 30_000_000
-_PLOTTED_CLIPS = 2
 _OURS: dict[str, dict[str, Any]] = {
-    "stepreel": {"color": "black", "linewidth": 1.6, "zorder": 4},
-    "stepreel_snapshots": {"color": "crimson", "linewidth": 1.6, "zorder": 4},
+    "stepreel": {"color": "black", "linewidth": 1.4, "zorder": 4},
+    "stepreel_snapshots": {"color": "crimson", "linewidth": 1.4, "zorder": 4},
+    "stepreel_newton": {"color": "royalblue", "linewidth": 1.4, "zorder": 4},
 }
 _OTHERS: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.8, "zorder": 2}
-_BASELINES: dict[str, Any] = {"color": "0.5", "linewidth": 1.0, "linestyle": "--", "zorder": 3}
+_BASELINES: dict[str, Any] = {"linewidth": 1.0, "linestyle": "--", "zorder": 3}
+_BASELINE_COLORS = {"drawn": "0.5", "undrawn": "0.5", "newton": "tab:cyan"}
 
 Row = Mapping[str, Any]
 
 
 def write_report(found: Mapping[str, Any], docs: Path) -> None:
-    """Write `benchmarks.md` and its picture into the folder `docs`.
+    """Write `benchmarks.md` and its picture into the folder `docs`, from whatever was measured so far.
+
+    What bounds a goal that was not reached is written by people, in `benchmarks/notes.json`; it is only read here.
 
     Args:
-        found: The results, as `measure` writes them.
+        found: The results, as `results.load` returns them.
         docs: The folder; made if it is not there.
     """
-    plan = Plan(**{name: value for name, value in found["plan"].items() if name in Plan.__dataclass_fields__})
-    rows = summarize(plan, found["runs"])
+    comparison = found["comparison"] or {"runs": [], "step_times_us": {}, "keys": []}
+    rows = summarize(comparison["runs"])
     (docs / _IMAGE).parent.mkdir(parents=True, exist_ok=True)
-    _plot(found["step_times_us"], rows, plan, docs / _IMAGE)
-    template = Template((Path(__file__).parent / "benchmarks.template.md").read_text())
-    cheap = _read_cheap_rows()
-    text = template.substitute(
-        conditions=_conditions(found, plan),
-        goals=_goal_table(rows, plan),
-        image=_IMAGE,
+    cheap, gpu = _read("baseline.json"), _read("newton_gpu.json")
+    goals = all_goals(rows, found["rows"], cheap, gpu or None)
+    text = Template((Path(__file__).parent / "benchmarks.template.md").read_text()).substitute(
+        conditions=_conditions(found, cheap, gpu),
+        goals=_goal_table(goals),
+        notes=_notes(goals, _read("notes.json")),
+        image=_plot(comparison, rows, docs),
         step_table=_step_table(rows),
-        step_notes=_step_notes(rows),
         picture_table=_picture_table(rows),
-        pool_mb=round(plan.queue_frames * plan.picture_nbytes / 1e6),
-        step_ms=f"{found['plan']['step_ms']:g}",
-        draw_ms=f"{found['plan']['draw_ms']:g}",
-        size=f"{plan.width}x{plan.height}",
-        snapshot_draw_factor=f"{found['plan']['snapshot_draw_factor']:g}",
-        preset=plan.preset,
-        crf=plan.crf,
-        left_out=_left_out(found["left_out"]),
-        command=found["command"],
+        encoder=_encoder(found["rows"].get("encoder")),
+        memory=_memory(found["rows"].get("memory")),
+        start=_start(found["rows"].get("start")),
+        streams=_streams(found["rows"].get("streams")),
+        gpu=_gpu(gpu),
+        left_out=_left_out(comparison["keys"]),
         tolerance=cheap.get("tolerance", ""),
         cheap_table=_cheap_table(cheap),
+        **_numbers(comparison),
     )
     (docs / "benchmarks.md").write_text(text)
 
 
-def _conditions(found: Mapping[str, Any], plan: Plan) -> str:
-    machine = found["machine"]
-    repetitions = 1 + max(run["repetition"] for run in found["runs"])
+def plotted_span(plan: Plan) -> slice:
+    """Return the steps that the picture shows: the end of a baseline, the first clip, its gap, and the rest after."""
+    return slice(plan.clip_starts[0] - _lead(plan), plan.clip_starts[0] + plan.clip_steps + plan.gap_steps)
+
+
+def _lead(plan: Plan) -> int:
+    return plan.clip_steps // 5
+
+
+def _numbers(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the text says of the loop, in the template's words."""
+    if "plans" not in comparison:
+        names = (
+            "clips",
+            "clip_steps",
+            "snapshot_clip_steps",
+            "gap_steps",
+            "step_ms",
+            "draw_ms",
+            "snapshot_draw_factor",
+        )
+        return dict.fromkeys((*names, "size", "pool_mb", "preset", "crf"), "-")
+    options, plan = comparison["options"], Plan.from_json(comparison["plans"]["pixels"])
+    return {
+        **{name: f"{options[name]:g}" for name in ("step_ms", "draw_ms", "snapshot_draw_factor")},
+        **{name: str(options[name]) for name in ("clips", "clip_steps", "snapshot_clip_steps", "gap_steps")},
+        "size": f"{plan.width}x{plan.height}",
+        "pool_mb": f"{plan.queue_frames * plan.picture_nbytes / 1e6:.0f}",
+        "preset": plan.preset,
+        "crf": str(plan.crf),
+    }
+
+
+def _conditions(found: Mapping[str, Any], cheap: Row, gpu: Row) -> str:
+    """Return a line for each measurement: when, where, and by which command."""
+    lines = []
+    if found["comparison"]:
+        comparison = found["comparison"]
+        repetitions = max((run["repetition"] + 1 for run in comparison["runs"]), default=0)
+        lines.append(("step times and pictures", comparison, f", {_count(repetitions, 'repetition')}"))
+    lines += [
+        (f"`{name}`", row, f", {_count(row['repetitions'], 'repetition')}") for name, row in found["rows"].items()
+    ]
+    told = [
+        f"- {what}: {one['date']}, {_machine(one['machine'])}; `{one['command']}`{more}" for what, one, more in lines
+    ]
+    if cheap:
+        told.append(f"- the cheap rows: {cheap['date']}, {cheap['machine']}; `make bench`")
+    if gpu:
+        told.append(f"- on a GPU: {gpu['date']}, {gpu['machine']}; `{gpu['command']}`")
+    return "\n".join(told)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
     return (
-        f"Measured on {found['date']}: {machine['processor']}, {machine['cores']} cores,"
-        f" {machine['memory_nbytes'] / 2**30:.0f} GiB, {machine['system']}, Python {machine['python']};"
-        f" `{found['command']}`: {_count(repetitions, 'repetition')}, each of {_count(plan.clip_count, 'clip')} of"
-        f" {plan.clip_steps} steps, {plan.interval_steps - plan.clip_steps} steps apart."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_nbytes'] / 2**30:.0f} GiB,"
+        f" {machine['system']}, Python {machine['python']}"
     )
 
 
-def _goal_table(rows: Mapping[str, Row], plan: Plan) -> str:
-    lines = []
-    for key, goals in _GOALS.items():
-        if key not in rows or not rows[key]["ratios"]:
-            continue
-        row = rows[key]
-        for name, goal in goals.items():
-            low, high = row["ratio_spread"][name]
-            measured = f"{row['ratios'][name]:.2f} ({low:.2f} to {high:.2f})"
-            title = f"{row['title']}: step time while a clip is open, {_COLUMNS[name]}"
-            lines.append((title, f"at most {goal:.2f}", measured, row["ratios"][name] <= goal))
-        lines.append((f"{row['title']}: frames lost", "0", f"{row['lost']:g} of {row['frames']}", row["lost"] == 0))
-    lines += _other_goals(rows, plan)
-    table = [(title, goal, measured, "yes" if reached else "**no**") for title, goal, measured, reached in lines]
-    return _table(("measure", "goal", "measured (least to most)", "reached"), table)
+def _goal_table(goals: Iterable[Goal]) -> str:
+    answers = {True: "yes", False: "**no**", None: ""}
+    header = ("measure", "goal", "measured (least to most)", "no recorder, against itself", "reached")
+    lines = [(goal.measure, goal.goal, goal.measured, goal.without, answers[goal.reached]) for goal in goals]
+    return _table(header, lines)
 
 
-def _other_goals(rows: Mapping[str, Row], plan: Plan) -> list[tuple[str, str, str, bool]]:
-    if "stepreel" not in rows:
-        return []
-    own = rows["stepreel"]
-    goals = []
-    if own.get("memory_nbytes") is not None:
-        extra = own["memory_nbytes"] - plan.queue_frames * plan.picture_nbytes
-        goals.append(
-            ("memory beyond the frame pool", "at most 30 MB", f"{extra / 1e6:.0f} MB", extra <= _MEMORY_GOAL_NBYTES)
-        )
-    if "ffmpeg" in rows and own["frames_per_cpu_s"] and rows["ffmpeg"]["frames_per_cpu_s"]:
-        ratio = own["frames_per_cpu_s"] / rows["ffmpeg"]["frames_per_cpu_s"]
-        title = "encoded frames for each CPU-second, against the ffmpeg program"
-        goals.append((title, "at least 1.00", f"{ratio:.2f}", ratio >= 1.0))
-    return goals
+def _notes(goals: Sequence[Goal], notes: Mapping[str, str]) -> str:
+    """Return what was tried for the goals not reached, and what bounds them."""
+    unknown = set(notes) - {goal.key for goal in goals}
+    if unknown:
+        raise ValueError(f"benchmarks/notes.json speaks of goals that are not there: {', '.join(sorted(unknown))}")
+    told = [goal for goal in goals if goal.reached is False and notes.get(goal.key)]
+    lines = [f"- *{goal.measure}*: {notes[goal.key]}" for goal in told]
+    return "\n".join(["What was tried for goals not reached, and what bounds them:", "", *lines]) if lines else ""
 
 
 def _step_table(rows: Mapping[str, Row]) -> str:
     lines = []
     for row in rows.values():
-        cells = [f"{_ms(row['times_s'][name])}{_ratio(row, name)}" for name in _COLUMNS]
+        cells = [f"{_ms(row['times_s'][name])} ({row['ratios'][name]:.2f})" for name in _COLUMNS]
         lines.append((_title(row), *cells))
     return _table(("recorder", *_COLUMNS.values()), lines, right=len(_COLUMNS))
-
-
-def _ratio(row: Row, name: str) -> str:
-    return f" ({row['ratios'][name]:.2f})" if row["baseline"] and row["ratios"] else ""
-
-
-def _step_notes(rows: Mapping[str, Row]) -> str:
-    groups: dict[str, list[str]] = {}
-    for row in rows.values():
-        if row["baseline"] and row["baseline"] in rows:
-            groups.setdefault(rows[row["baseline"]]["title"], []).append(row["title"])
-    return "\n".join(
-        f"Held against *{baseline}*: {', '.join(titles)}.\n" for baseline, titles in groups.items()
-    ).strip()
 
 
 def _picture_table(rows: Mapping[str, Row]) -> str:
@@ -155,28 +170,134 @@ def _picture_table(rows: Mapping[str, Row]) -> str:
             (
                 _title(row),
                 f"{lost} of {row['frames']}",
+                str(row["lost_in_a_row"]),
                 f"{row['repeated']:g}",
-                _or_dash(row.get("memory_nbytes"), 1e-6, ".0f"),
+                _or_dash(row["memory_nbytes"], 1e-6, ".0f"),
                 _or_dash(row["frames_per_cpu_s"], 1, ".0f"),
                 f"{_or_dash(row['psnr_mean_db'], 1, '.1f')} / {_or_dash(row['psnr_worst_db'], 1, '.1f')}",
                 f"{row['nbytes'] / 1e6:.1f}",
                 f"{row['finish_s']:.1f}",
             )
         )
-    header = (
-        "recorder",
-        "lost",
-        "repeated",
-        "memory [MB]",
-        "frames a CPU-second",
-        "PSNR mean / worst [dB]",
-        "files [MB]",
+    header = ("recorder", "lost", "in a row", "repeated", "memory [MB]", "frames a CPU-second")
+    header += ("PSNR mean / worst [dB]", "files [MB]", "finishing [s]")
+    return _table(header, lines, right=len(header) - 1)
+
+
+def _encoder(found: Row | None) -> str:
+    if found is None:
+        return "Not measured."
+    lines = []
+    for who, title in (("stepreel", "**stepreel's worker**"), ("ffmpeg", f"ffmpeg {found['ffmpeg']}")):
+        runs = [run[who] for run in found["runs"]]
+        rates = sorted(run["frames_per_cpu_s"] for run in runs)
+        lines.append(
+            (
+                title,
+                f"{rates[len(rates) // 2]:.1f} ({rates[0]:.1f} to {rates[-1]:.1f})",
+                f"{runs[0]['psnr_mean_db']:.2f} / {runs[0]['psnr_worst_db']:.2f}",
+                f"{runs[0]['nbytes'] / runs[0]['frames'] / 1e3:.1f}",
+            )
+        )
+    header = ("who encodes", "frames a CPU-second", "PSNR mean / worst [dB]", "kB a frame")
+    curve = [
+        (
+            str(one["crf"]),
+            f"{one['psnr_mean_db']:.2f} / {one['psnr_worst_db']:.2f}",
+            f"{one['nbytes'] / one['frames'] / 1e3:.1f}",
+        )
+        for one in found["curve"]
+    ]
+    low, high = found["ratio_spread"]
+    ratio = f"Frames a CPU-second, ratio: {found['ratio']:.3f} ({low:.3f} to {high:.3f})."
+    what = f"{found['frames']} frames of {found['size'][0]}x{found['size'][1]}, CRF {found['crf']}."
+    return "\n\n".join(
+        (
+            f"{what} {ratio}",
+            _table(header, lines, right=3),
+            "stepreel at other qualities, which the goals about PSNR are read from:",
+            _table(("CRF", "PSNR mean / worst [dB]", "kB a frame"), curve, right=3),
+        )
     )
-    return _table((*header, "finishing [s]"), lines, right=len(header))
 
 
-def _read_cheap_rows() -> dict[str, Any]:
-    path = _BENCHMARKS / "baseline.json"
+def _memory(found: Row | None) -> str:
+    if found is None:
+        return "Not measured."
+    lines = []
+    for clip in found["clips"]:
+        own, nobody = clip["runs"][0]["stepreel"], clip["runs"][0]["nobody"]
+        numbers = (nobody["peak_nbytes"], own["peak_nbytes"], own["end_nbytes"], own["pool_nbytes"])
+        lines.append(
+            (
+                f"{clip['frames']:,}",
+                *(f"{number / 1e6:.1f}" for number in numbers),
+                f"{clip['beyond_pool_nbytes'] / 1e6:.1f}",
+                f"{own['encoded']:,} of {own['requested']:,}",
+            )
+        )
+    header = ("frames", "peak without", "peak", "at the end", "of it the frame pool", "beyond the pool", "encoded")
+    return _table(header, lines, right=len(header))
+
+
+def _start(found: Row | None) -> str:
+    if found is None:
+        return "Not measured."
+    lines = [
+        ("process start to the first capture", f"{found['with_s'] * 1e3:.0f}"),
+        ("the same without stepreel, a picture drawn instead", f"{found['without_s'] * 1e3:.0f}"),
+        ("difference", f"{found['added_s'] * 1e3:.0f}"),
+        ("of it `from stepreel import ...`", f"{found['import_s'] * 1e3:.0f}"),
+        ("of it `Recorder(...)`", f"{found['construct_s'] * 1e3:.1f}"),
+        ("of it `__enter__`", f"{found['enter_s'] * 1e3:.0f}"),
+        ("the first `recorder.step()`, which captures", f"{found['first_step_s'] * 1e3:.2f}"),
+        ("a later one, median", f"{found['later_step_s'] * 1e3:.2f}"),
+        ("the longest", f"{found['longest_step_s'] * 1e3:.2f}"),
+    ]
+    return _table(("what", "time [ms]"), lines, right=1)
+
+
+def _streams(found: Row | None) -> str:
+    if found is None:
+        return "Not measured."
+    lines = [
+        (
+            str(count["streams"]),
+            f"{count['record_s'] * 1e6:.0f}",
+            f"{count['record_p99_s'] * 1e6:.0f}",
+            f"{count['workers_cpu_s'] * 1e3 / count['encoded']:.2f}",
+            f"{count['encoded_least']} to {count['encoded_most']} of {found['frames']}",
+            f"{count['least_of_most']:.2f}",
+        )
+        for count in found["counts"]
+    ]
+    header = ("streams", "a capture [µs]", "its p99 [µs]", "worker's processor time a frame [ms]")
+    return _table((*header, "frames of a stream", "fewest over most in a run"), lines, right=6)
+
+
+def _gpu(gpu: Row) -> str:
+    if not gpu:
+        return "Not measured. `python benchmarks/newton_gpu.py --json benchmarks/newton_gpu.json` does it."
+    lines = []
+    for run in gpu["runs"]:
+        ratio, own = run["ratio"], run["with"]
+        lines.append(
+            (
+                str(run["drawn"]),
+                run["worker_device"],
+                *(f"{ratio[name]:.3f}" for name in ("steps_per_s", "p50_ms", "p99_ms", "longest_ms")),
+                f"{run['without']['p50_ms']:.2f}",
+                f"{own['frames']['encoded']} of {own['frames']['requested']}",
+                f"{own['render_p50_ms']:.0f}",
+                f"{own['finished_after_s']:.1f}",
+            )
+        )
+    header = ("worlds drawn", "`worker_device`", "steps a second", "p50", "p99", "longest", "step without [ms]")
+    return _table((*header, "frames", "drawing one [ms]", "finished after [s]"), lines, right=8)
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = _BENCHMARKS / name
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
@@ -189,23 +310,44 @@ def _cheap_table(cheap: Mapping[str, Any]) -> str:
     return _table(("measure", "against", "time", "plain", "ratio"), lines, right=3)
 
 
-def _plot(step_times_us: Mapping[str, Sequence[int]], rows: Mapping[str, Row], plan: Plan, path: Path) -> None:
-    """Draw the first clips of the first repetition."""
-    first = max(0, plan.warmup_steps - plan.clip_steps // 5)
-    end = plan.warmup_steps + min(_PLOTTED_CLIPS, plan.clip_count) * plan.interval_steps
-    figure, axes = plt.subplots(figsize=(12, 6), layout="constrained")
-    for number, key in enumerate(key for key in PEERS if key in step_times_us and key != "drawn_lerobot"):
-        times_ms = [step_us / 1e3 for step_us in step_times_us[key][first:end]]
-        style = _OURS.get(key) or (_OTHERS if PEERS[key].records else _BASELINES)
-        color = style.get("color") or plt.get_cmap("tab10")(number % 10)
-        axes.plot(range(first, first + len(times_ms)), times_ms, label=rows[key]["title"], **{**style, "color": color})
-    for start in plan.clip_starts[:_PLOTTED_CLIPS]:
-        axes.axvspan(start, start + plan.clip_steps, color="0.94", zorder=0)
-    axes.set(yscale="log", xlabel="step (grey: a clip is open)", ylabel="time of the step [ms]", xlim=(first, end))
+def _plot(comparison: Mapping[str, Any], rows: Mapping[str, Row], docs: Path) -> str:
+    """Draw the first clip of the first repetition, pixels and snapshots side by side; return the picture's path."""
+    times = comparison["step_times_us"]
+    panels = {
+        kind: [key for key in PEERS if key in times and key in rows and PEERS[key].draws == (kind == "pixels")]
+        for kind in ("pixels", "snapshots")
+    }
+    shown = {kind: keys for kind, keys in panels.items() if keys}
+    if not shown:
+        return _IMAGE
+    figure, places = plt.subplots(len(shown), 1, figsize=(12, 5 * len(shown)), layout="constrained", squeeze=False)
+    for axes, (kind, keys) in zip(places[:, 0], shown.items(), strict=True):
+        _plot_panel(axes, times, keys, rows, Plan.from_json(comparison["plans"][kind]))
+    figure.savefig(docs / _IMAGE, dpi=110)
+    plt.close(figure)
+    return _IMAGE
+
+
+def _plot_panel(
+    axes: Any, times: Mapping[str, Sequence[int]], keys: Sequence[str], rows: Mapping[str, Row], plan: Plan
+) -> None:
+    lead = _lead(plan)
+    for number, key in enumerate(keys):
+        times_ms = [step_us / 1e3 for step_us in times[key]]
+        style = {"color": plt.get_cmap("tab10")(number % 10), **_OTHERS}
+        if not PEERS[key].records:
+            style = {"color": _BASELINE_COLORS[key], **_BASELINES}
+        style = {**style, **_OURS.get(key, {})}
+        axes.plot(range(-lead, len(times_ms) - lead), times_ms, label=rows[key]["title"], **style)
+    axes.axvspan(0, plan.clip_steps, color="0.94", zorder=0)
+    axes.set(
+        yscale="log",
+        xlabel="step of the clip (grey); before it the recorder's own baseline, after it nothing is drawn",
+        ylabel="time of the step [ms]",
+        xlim=(-lead, plan.clip_steps + plan.gap_steps),
+    )
     axes.grid(axis="y", color="0.88")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small", frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: int = 0) -> str:
@@ -213,9 +355,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: int =
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
-def _left_out(titles: Mapping[str, str]) -> str:
-    named = [title for key, title in titles.items() if PEERS[key].records]
-    return f" Left out of this run: {', '.join(named)}." if named else ""
+def _left_out(keys: Sequence[str]) -> str:
+    titles = [peer.title for key, peer in PEERS.items() if peer.records and key not in keys]
+    return f" Left out of this run: {', '.join(titles)}." if titles and keys else ""
 
 
 def _title(row: Row) -> str:
