@@ -1,4 +1,4 @@
-"""The command line: `stepreel demo | record | inspect`."""
+"""The command line: `stepreel demo | record | inspect | recover`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import click
 import structlog
 
 from ..errors import StepreelError
+from .printable import printable
 
-_COMMANDS = ("demo", "record", "inspect")
+_COMMANDS = ("demo", "record", "inspect", "recover")
 _EXTRA_OF_MODULE = {
     "newton": "newton",
     "warp": "newton",
@@ -28,7 +29,7 @@ class _Failure(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class _Commands(click.Group):

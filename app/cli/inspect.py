@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import OutputError
+from .printable import printable
 
 
 @click.command()
@@ -23,9 +24,9 @@ def inspect(ctx: click.Context, path: Path) -> None:
     if not inspection.clips:
         raise OutputError(f"{path}: no clip there; a clip is a .json manifest and its .mp4 segments")
     for note in inspection.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     for difference in inspection.differences:
-        click.echo(difference)
+        click.echo(printable(difference))
     if inspection.differences:
         ctx.exit(1)
     count = len(inspection.clips)

@@ -19,13 +19,15 @@ from ..clip import Clip, ClipState, FrameCounts, Segment
 from ..errors import OutputError
 from .codecs import FROM_VIDEO_COLORS
 from .files import PART_SUFFIX
-from .manifest import is_file_of, read_manifest
+from .manifest import MAX_STEPS, is_file_of, read_manifest
 from .segment_reader import SegmentReader, open_segment
 from .segment_writer import SegmentLabel
 
 MP4_SUFFIXES = (".mp4", ".mp4" + PART_SUFFIX)
-_MAX_STEPS = 10_000_000
-"""A manifest with more is damaged: this would be days of video."""
+_MAX_PIXELS = 2**27
+"""A picture with more is refused before there is memory for it."""
+_UNREADABLE = (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
+"""What reading a damaged or hostile file may raise."""
 _BLACK = 16
 """A frame without a brighter value than this is black to the eye."""
 
@@ -76,7 +78,8 @@ def decode_frames(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
             yield from decode_frames(path.parent / segment.file)
         return
     reformatter = VideoReformatter()
-    with _open(path) as reader:
+    with _open(path) as reader, _decoding(path):
+        reader.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         for pts, frame in _timed_frames(reader, path):
             rgb = reformatter.reformat(frame, format="rgb24", **FROM_VIDEO_COLORS).to_ndarray()
             yield reader.label.step(pts), rgb.astype(np.uint8, copy=False)
@@ -87,24 +90,29 @@ def _open(path: Path) -> Iterator[SegmentReader]:
     with ExitStack() as stack:
         try:
             reader = stack.enter_context(open_segment(path))
-        except (av.FFmpegError, OSError, ValueError) as exc:
+        except _UNREADABLE as exc:
             raise OutputError(f"{path} can't be played: {_reason(exc)}") from exc
         if reader is None:
             raise OutputError(f"{path} can't be played: it ends before its first frame, or is no MP4")
         yield reader
 
 
-def _timed_frames(reader: SegmentReader, path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
     try:
-        for packet in reader.container.demux(reader.stream):
-            # The end of a file that is still growing: decode what came before.
-            is_end = packet.is_corrupt and path.name.endswith(PART_SUFFIX)
-            for frame in reader.stream.decode(None if is_end else packet):
-                yield reader.pts(frame.pts), frame
-            if is_end:
-                return
-    except (av.FFmpegError, OSError, ValueError) as exc:
+        yield
+    except _UNREADABLE as exc:
         raise OutputError(f"{path} can't be decoded: {_reason(exc)}") from exc
+
+
+def _timed_frames(reader: SegmentReader, path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    for packet in reader.container.demux(reader.stream):
+        # The end of a file that is still growing: decode what came before.
+        is_end = packet.is_corrupt and path.name.endswith(PART_SUFFIX)
+        for frame in reader.stream.decode(None if is_end else packet):
+            yield reader.pts(frame.pts), frame
+        if is_end:
+            return
 
 
 def _reason(exc: Exception) -> str:
@@ -146,7 +154,7 @@ class _Decoded:
 
 def _decode(path: Path) -> _Decoded:
     """Decode a file to its end. Raises `OutputError`, also where there is not a single frame."""
-    with _open(path) as reader:
+    with _open(path) as reader, _decoding(path):
         ends = [(packet.dts or 0) + (packet.duration or 0) for packet in reader.packets()]
         found = _Decoded(
             label=reader.label,
@@ -307,7 +315,8 @@ class _Review:
             return  # A segment that can't be decoded was named.
         for before, after in pairwise(found):
             self._border(before.end_step, after.label.start_step, "the next begins")
-        if found:
+        # A later segment begins with its own first frame: the ones before it may be lost.
+        if found and self._clip.segments[0].file in (f"{self._clip.name}.mp4", f"{self._clip.name}.000.mp4"):
             self._same("start_step of the first segment", self._clip.start_step, found[0].label.start_step)
         if found and self._clip.end_step is not None and self._clip.open_segment is None:
             self._border(found[-1].end_step, self._clip.end_step + self._clip.frame_stride, "the clip ends")
@@ -326,10 +335,11 @@ class _Review:
         if any(after <= before for before, after in pairwise(steps)):
             self._differs("steps are shown twice or out of order")
         spans = [range(first, last + 1, clip.frame_stride) for first, last in clip.missing_steps]
-        last_step = max(steps[-1:], default=clip.start_step) if clip.end_step is None else clip.end_step
+        known = [*steps[-1:], *(last for _, last in clip.missing_steps)]
+        last_step = max(known, default=clip.start_step) if clip.end_step is None else clip.end_step
         grid = range(clip.start_step, last_step + 1, clip.frame_stride)
-        if max(len(grid), sum(map(len, spans))) > _MAX_STEPS:
-            self._differs(f"it can't have more than {_MAX_STEPS} steps")
+        if max(map(_length, (grid, *spans))) > MAX_STEPS or sum(map(_length, spans)) > MAX_STEPS:
+            self._differs(f"it can't have more than {MAX_STEPS} steps")
             return
         missing = {step for span in spans for step in span}
         both = sorted(missing.intersection(steps))
@@ -375,6 +385,11 @@ class _Review:
         except OutputError:
             return f"{self._clip.open_segment} can't be played yet"
         return f"{self._clip.open_segment} can be played from step {found.steps[0]} to {found.steps[-1]}"
+
+
+def _length(steps: range) -> int:
+    """Return the length, also where it is more than `len` can tell."""
+    return max(0, (steps.stop - steps.start - 1) // steps.step + 1)
 
 
 def _picture_notes(file: str, found: _Decoded) -> list[str]:

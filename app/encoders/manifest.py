@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment
 from ..config import check_name
 from ..errors import OutputError
-from .files import PART_SUFFIX, sync_folder
+from .files import PART_SUFFIX, open_ordinary, sync_folder
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 64 * 2**20
 """A larger file is no manifest."""
+MAX_STEPS = 4_000_000
+"""A manifest with more is damaged: this would be more than a day of video."""
 _MAX_WHOLE = 2**53
 
 
@@ -35,7 +37,9 @@ def write_manifest(folder: Path, clip: Clip) -> None:
     path = folder / f"{clip.name}.json"
     draft = folder / f"{clip.name}.json{PART_SUFFIX}"
     try:
-        with open(draft, "wb") as file:
+        # Never through what lies there already: it may be a link.
+        draft.unlink(missing_ok=True)
+        with open(draft, "xb") as file:
             file.write(json.dumps(_to_json(clip), indent=1).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -48,18 +52,18 @@ def write_manifest(folder: Path, clip: Clip) -> None:
 
 
 def read_manifest(path: Path) -> Clip:
-    """Return the clip that a manifest tells of, checked to the last field. Other keys are passed over.
+    """Return the clip that a manifest, or its draft, tells of, checked to the last field. Other keys are passed over.
 
     Raises:
         OutputError: it can't be read, or isn't the manifest of a clip of the file's name; one line, with the field.
     """
     try:
-        with open(path, "rb") as file:
+        with open_ordinary(path) as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as exc:
         raise OutputError(f"{path} can't be read: {exc.strerror or exc}") from exc
     try:
-        return _to_clip(_parse(data), path.name.removesuffix(".json"))
+        return _to_clip(_parse(data), path.name.removesuffix(PART_SUFFIX).removesuffix(".json"))
     except _FieldError as exc:
         raise OutputError(f"{path} is not the manifest of a clip: {exc}") from exc
 

@@ -10,7 +10,7 @@ from ..clip import Segment
 from ..errors import EncodeError
 from .files import sync_folder
 from .segment_reader import SegmentReader, open_segment
-from .segment_writer import Packet, PartFile, SegmentLabel, encode_error, open_container, publish
+from .segment_writer import Packet, PartFile, encode_error, open_container, publish
 
 DRAFT_SUFFIX = ".salvage"
 """Ends the name of a file that is being mended; whatever bears it may be deleted."""
@@ -47,60 +47,67 @@ def salvage(folder: Path, part_name: str, final_name: str) -> Segment | None:
     return segment
 
 
-class _Tally:
+class Tally:
     """Counts the packets of a segment."""
 
     def __init__(self, reader: SegmentReader) -> None:
+        stream = reader.stream
         self._reader = reader
-        self._frame_count = 0
-        self._first_pts = 0
-        self._last_pts = 0
+        self._time_base = reader.time_base
         self._end = 0
+        self.label = reader.label
+        self.size = (stream.width, stream.height)
+        """Width and height [pixels]."""
+        self.codec = stream.codec_context.name
+        self.steps: list[int] = []
+        """The step of each frame counted, in order."""
 
     def add(self, packet: Packet) -> None:
         """Count the next packet."""
-        pts = self._reader.pts(packet.pts)
-        if not self._frame_count:
-            self._first_pts = pts
-        self._last_pts = pts
-        self._frame_count += 1
+        self.steps.append(self.label.step(self._reader.pts(packet.pts)))
         # The first frame may be decoded before it is shown; its duration counts from there.
         self._end = (packet.dts or 0) + (packet.duration or 0)
 
     def to_segment(self, file: str, nbytes: int) -> Segment | None:
         """Return the segment that was counted, or None where it had no frame."""
-        if not self._frame_count:
+        if not self.steps:
             return None
         return Segment(
             file=file,
-            first_step=self._reader.label.step(self._first_pts),
-            last_step=self._reader.label.step(self._last_pts),
-            frames=self._frame_count,
+            first_step=self.steps[0],
+            last_step=self.steps[-1],
+            frames=len(self.steps),
             nbytes=nbytes,
-            duration_s=float(self._end * self._reader.time_base),
+            duration_s=float(self._end * self._time_base),
         )
+
+
+def measure(path: Path) -> Tally | None:
+    """Count what a segment holds up to its last complete fragment; None where it ends before its first frame.
+
+    Raises:
+        OSError, ValueError, av.FFmpegError: it can't be read, or is not a segment.
+    """
+    with open_segment(path) as reader:
+        if reader is None:
+            return None
+        tally = Tally(reader)
+        for packet in reader.packets():
+            tally.add(packet)
+        return tally
 
 
 def _finish_interrupted(part: Path, final: Path) -> Segment:
     """Return what the mended file holds, which is there already, and remove the part if that is still there."""
-    with open_segment(final) as reader:
-        if reader is None:
-            raise EncodeError(f"{part} can't be salvaged: {final.name} is there and can't be played; move it away")
-        tally = _Tally(reader)
-        for packet in reader.packets():
-            tally.add(packet)
-        segment = tally.to_segment(final.name, final.stat().st_size)
-    if segment is None or _label(part) not in (None, reader.label):
+    tally = measure(final)
+    segment = tally.to_segment(final.name, final.stat().st_size) if tally else None
+    if tally is None or segment is None:
+        raise EncodeError(f"{part} can't be salvaged: {final.name} is there and can't be played; move it away")
+    rest = measure(part) if part.exists() else None
+    if rest and (rest.label != tally.label or not set(rest.steps) <= set(tally.steps)):
         raise EncodeError(f"{part} can't be salvaged: {final.name} is there and shows something else; move it away")
     part.unlink(missing_ok=True)
     return segment
-
-
-def _label(part: Path) -> SegmentLabel | None:
-    if not part.exists():
-        return None
-    with open_segment(part) as reader:
-        return reader.label if reader else None
 
 
 def _mend(part: Path, final: Path) -> Segment | None:
@@ -115,16 +122,17 @@ def _mend(part: Path, final: Path) -> Segment | None:
 
 
 def _copy(reader: SegmentReader, draft: Path, final_name: str) -> Segment | None:
-    tally = _Tally(reader)
+    tally = Tally(reader)
     file = PartFile(draft)
     try:
-        with open_container(file, reader.label) as container:
-            stream = container.add_stream_from_template(reader.stream)
-            stream.time_base = reader.stream.time_base
-            for packet in reader.packets():
-                tally.add(packet)
-                packet.stream = stream
-                container.mux_one(packet)
+        container = open_container(file, reader.label)
+        stream = container.add_stream_from_template(reader.stream)
+        stream.time_base = reader.stream.time_base
+        for packet in reader.packets():
+            tally.add(packet)
+            packet.stream = stream
+            container.mux_one(packet)
+        container.close()  # Not after an error: it would take the place of the one that tells why.
         return tally.to_segment(final_name, file.close())
     except BaseException:
         file.abandon()

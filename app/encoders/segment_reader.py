@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +15,15 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from .files import open_ordinary
 from .segment_writer import Packet, SegmentLabel
+
+_BOX_HEAD_NBYTES = 8
+_HEAD_KINDS = (b"ftyp", b"free", b"moov", b"mdat")
+"""What a segment holds up to the end of its first fragment."""
+_SCAN_NBYTES = 2**20
+_FRAME_COUNT = re.compile(rb"(?=trun.{4}(.{4})|st(?:sz|z2).{8}(.{4})|cmov)", re.DOTALL)
+"""Where a description says how many frames follow (wherever it hides), or is packed so that nobody sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +57,8 @@ def open_segment(path: Path) -> Iterator[SegmentReader | None]:
     """Open a segment for reading; None where the file ends before its first frame.
 
     Raises:
-        OSError: the file can't be read (also from FFmpeg).
+        OSError: the file can't be read (also from FFmpeg), or is a link.
+        ValueError: it says that it has more frames than bytes.
         UnlabelledError: it can be played, and stepreel did not write it.
     """
     with closing(_HeadOfFile(path)) as head:
@@ -64,6 +74,18 @@ def open_segment(path: Path) -> Iterator[SegmentReader | None]:
             yield SegmentReader(container=container, stream=stream, time_base=time_base, label=label)
 
 
+def ends_before_first_frame(path: Path) -> bool:
+    """Return whether a file is the beginning of a segment in which no frame is whole: there is nothing to lose in it.
+
+    Only of use where `open_segment` finds no frame. A damaged file is none.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with closing(_HeadOfFile(path)) as head:
+        return head.is_beginning
+
+
 class UnlabelledError(ValueError):
     """A video that stepreel did not write."""
 
@@ -76,11 +98,17 @@ class _HeadOfFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")
+        self._file = open_ordinary(path)
         self.has_index = False
         """Whether the description of the streams is whole, without which there are no frames."""
-        self._nbytes = self._find_end()
-        self._file.seek(0)
+        self.is_beginning = False
+        """Whether the file ends before its first fragment does."""
+        try:
+            self._nbytes = self._find_end()
+            self._file.seek(0)
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, nbytes: int = -1) -> bytes:
         """Read at most `nbytes` bytes."""
@@ -104,16 +132,35 @@ class _HeadOfFile:
     def _find_end(self) -> int:
         """Return the end of the last box that is whole; of a box of frames, its beginning is of use, too."""
         file_nbytes = self._file.seek(0, os.SEEK_END)
-        offset = 0
+        offset = frame_count = 0
+        is_head = True
         while (box := self._box_at(offset)) and box.end <= file_nbytes:
             self.has_index |= box.kind == b"moov"
+            frame_count += self._announced_frames(offset, box)
+            if frame_count > file_nbytes:  # FFmpeg would take memory for each of them.
+                raise ValueError("it says that it has more frames than bytes")
+            is_head &= box.kind == b"ftyp" if offset == 0 else box.kind in (b"free", b"moov")
             offset = box.end
+        is_cut = box is not None or file_nbytes - offset < _BOX_HEAD_NBYTES
+        self.is_beginning = is_head and is_cut and (box is None or box.kind in _HEAD_KINDS)
         return file_nbytes if box and box.kind == b"mdat" else offset
+
+    def _announced_frames(self, offset: int, box: _Box) -> int:
+        """Return how many frames a box says that there are, at most."""
+        count = 0
+        while box.kind not in (b"mdat", b"free") and offset < box.end:
+            self._file.seek(offset)
+            data = self._file.read(min(_SCAN_NBYTES + 16, box.end - offset))
+            for match in _FRAME_COUNT.finditer(data):
+                if match.start() < _SCAN_NBYTES:
+                    count += int.from_bytes(match[1] or match[2] or b"\xff\xff\xff\xff\xff\xff\xff\xff")
+            offset += _SCAN_NBYTES
+        return count
 
     def _box_at(self, offset: int) -> _Box | None:
         self._file.seek(offset)
         head = self._file.read(16)
-        if len(head) < 8:
+        if len(head) < _BOX_HEAD_NBYTES:
             return None
         nbytes, kind = struct.unpack(">I4s", head[:8])
         if nbytes == 1 and len(head) == 16:

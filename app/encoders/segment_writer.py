@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -73,14 +74,28 @@ class SegmentLabel:
         """Return the label in a container's comment, or None where there is none that makes sense."""
         try:
             found = json.loads(comment or "")
-            if found["stepreel"] != 1 or not isinstance(found["clip"], str):
+            clip, start_step, frame_stride, fps = (found[key] for key in ("clip", "start_step", "frame_stride", "fps"))
+            if found["stepreel"] != 1 or not _is_clip_name(clip) or not _FPS.fullmatch(fps):
                 return None
-            start_step, frame_stride, fps = found["start_step"], found["frame_stride"], Fraction(found["fps"])
+            rate = Fraction(fps)
         except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
             return None
-        if type(start_step) is not int or type(frame_stride) is not int or frame_stride < 1 or fps <= 0:
+        if not _is_step(start_step) or not _is_step(frame_stride) or frame_stride < 1 or rate <= 0:
             return None
-        return cls(clip=found["clip"], start_step=start_step, frame_stride=frame_stride, fps=fps)
+        return cls(clip=clip, start_step=start_step, frame_stride=frame_stride, fps=rate)
+
+
+_FPS = re.compile(r"\d{1,9}(/\d{1,9})?", re.ASCII)
+_MOST_STEPS = 2**53
+
+
+def _is_clip_name(value: object) -> bool:
+    usable = isinstance(value, str) and 1 <= len(value) <= 200 and value.isprintable()
+    return usable and not {"/", "\\"} & set(str(value))
+
+
+def _is_step(value: object) -> bool:
+    return type(value) is int and abs(value) <= _MOST_STEPS
 
 
 class ClipWriter:
@@ -98,6 +113,8 @@ class ClipWriter:
         start_step: The step shown at `pts` 0 of the clip.
         frame_stride: Steps from one `pts` to the next.
         first_index: Number of the first segment, where earlier ones were written by another writer.
+        min_free_bytes: Room on the disk below which nothing is recorded; 0: whatever there is. Looked at when a
+            segment is opened, and once in each `gop_s` of video.
     """
 
     def __init__(
@@ -109,6 +126,7 @@ class ClipWriter:
         start_step: int,
         frame_stride: int,
         first_index: int = 0,
+        min_free_bytes: int = 0,
     ) -> None:
         self._folder = folder
         self._name = name
@@ -116,6 +134,8 @@ class ClipWriter:
         self._start_step = start_step
         self._frame_stride = frame_stride
         self._index = first_index
+        self._min_free_bytes = min_free_bytes
+        self._next_look = 0
         self._file: SegmentFile | None = None
         self._base_pts = 0
         self._last_pts = -1
@@ -150,10 +170,13 @@ class ClipWriter:
 
         Raises:
             EncodeError: the frame, and what else is in the open segment, may be lost; not a picture; or no
-                encoder opens at its size.
+                encoder opens at its size. With less than `min_free_bytes` only the frame is lost: the open segment
+                was closed first.
             ValueError: `step` and `pts` contradict the clip or one another.
         """
         self._check(pixels, step, pts)
+        if self._min_free_bytes and (self._file is None or pts >= self._next_look):
+            self._look_for_room(pts)
         closed: tuple[Segment, ...] = ()
         if self._file is not None and self._is_full(self._file, pixels, pts):
             closed = (self._close_file(pts, f"{self._name}.{self._index:03d}.mp4"),)
@@ -192,6 +215,22 @@ class ClipWriter:
             raise ValueError(f"pts: got {pts} after {self._last_pts}; allowed: greater")
         if step != self._start_step + pts * self._frame_stride:
             raise ValueError(f"step: got {step} at pts {pts}; allowed: {self._start_step} + pts * {self._frame_stride}")
+
+    def _look_for_room(self, pts: int) -> None:
+        self._next_look = pts + self._settings.gop_frames
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as exc:
+            raise encode_error(self._folder, "written", exc) from exc
+        free_nbytes = disk.f_bavail * disk.f_frsize
+        # A file system that tells no size at all has nothing to say of its free room, either.
+        if disk.f_blocks and free_nbytes < self._min_free_bytes:
+            self.close(pts)
+            raise EncodeError(
+                f"{self._folder} has {free_nbytes} bytes left, fewer than min_free_bytes={self._min_free_bytes}; "
+                "make room on the disk",
+                cause=DropCause.DISK_FULL,
+            )
 
     def _is_full(self, file: SegmentFile, pixels: NDArray[np.uint8], pts: int) -> bool:
         height, width, _ = pixels.shape
@@ -308,8 +347,9 @@ class SegmentFile:
     def abandon(self) -> None:
         """Write no more, and free the encoder."""
         self._part.abandon()
-        with suppress(av.FFmpegError, OSError, ValueError):  # The error that led here, told once more.
-            self._container.close()
+        if self._muxed:  # FFmpeg 8 crashes where it ends a file without a packet.
+            with suppress(av.FFmpegError, OSError, ValueError):  # The error that led here, told once more.
+                self._container.close()
 
     def _add_stream(self, codec: str) -> tuple[VideoStream, VideoCodecContext]:
         stream = self._container.add_stream(codec)

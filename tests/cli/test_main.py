@@ -25,6 +25,7 @@ def test_help_lists_every_command(stepreel: Command) -> None:
         "demo",
         "record",
         "inspect",
+        "recover",
     ]
 
 

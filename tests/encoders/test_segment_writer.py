@@ -369,3 +369,60 @@ def test_a_comment_of_another_kind_is_no_label(comment: str | None) -> None:
 def test_a_label_comes_back_from_its_comment() -> None:
     label = SegmentLabel(clip="a", start_step=-1, frame_stride=4, fps=Fraction(30000, 1001))
     assert SegmentLabel.from_comment(label.to_comment()) == label
+
+
+def cause_of_end(writer: ClipWriter, numbers: Iterable[int]) -> DropCause | None:
+    """Write frames until one is refused, and return why."""
+    try:
+        for pts in numbers:
+            writer.write(picture(pts), step=pts, pts=pts)
+    except EncodeError as exc:
+        return exc.cause
+    return None
+
+
+def room_in(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+@pytest.mark.parametrize("frame_count", [1, 2])
+def test_an_open_segment_can_be_let_go_of_after_any_frame(tmp_path: Path, frame_count: int) -> None:
+    writer = ClipWriter(tmp_path, "clip", SETTINGS, start_step=0, frame_stride=1)
+    for pts in range(frame_count):
+        writer.write(picture(pts), step=pts, pts=pts)
+    writer.abandon()
+    assert os.listdir(tmp_path) == ["clip.000.mp4.part"]
+
+
+def test_nothing_is_recorded_where_less_room_is_left_than_asked_for(tmp_path: Path) -> None:
+    writer = ClipWriter(tmp_path, "clip", SETTINGS, start_step=0, frame_stride=1, min_free_bytes=2**62)
+    with pytest.raises(EncodeError, match=f"fewer than min_free_bytes={2**62}; make room") as caught:
+        writer.write(picture(0), step=0, pts=0)
+    assert caught.value.cause is DropCause.DISK_FULL
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_closes_the_segment_and_the_next_clip_is_recorded_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    margin = 512 * 2**20
+    if room_in(tmp_path) < 4 * margin:
+        pytest.skip("needs a disk with 2 GiB left, to take some of it")
+    floor = room_in(tmp_path) - margin
+    writer = ClipWriter(tmp_path, "clip", SETTINGS, start_step=0, frame_stride=1, min_free_bytes=floor)
+    for pts in range(20):
+        writer.write(picture(pts), step=pts, pts=pts)
+    with open(tmp_path / "checkpoint", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 2 * margin)
+    assert cause_of_end(writer, range(20, 60)) is DropCause.DISK_FULL
+    (segment,) = writer.segments
+    assert segment.file == "clip.mp4"
+    steps = [step for step, _ in decode_frames(tmp_path / segment.file)]
+    assert steps == list(range(segment.frames))
+    assert 20 <= segment.frames <= 20 + SETTINGS.gop_frames
+    assert writer.open_segment is None
+    (tmp_path / "checkpoint").unlink()
+    (after,) = write(tmp_path, range(5), name="next")
+    assert after.frames == 5
+    assert not list(tmp_path.glob("*.part"))
