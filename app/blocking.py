@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -102,6 +103,17 @@ class Recorder:
     def resume(self) -> None:
         """Capture again."""
         (self._producer or self._refuse()).resume()
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Tell that training leaves the device alone meanwhile: a worker under `render_duty` then draws all the time.
+
+        Put it around what training does elsewhere: an evaluation on the CPU, reading data, writing a checkpoint.
+        """
+        if self._producer is None:
+            self._refuse()
+        with self._recorder.idle():
+            yield
 
     @property
     def is_recording(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from collections import deque
@@ -14,8 +15,8 @@ import anyio
 import anyio.to_thread
 
 from .clip import CaptureFormat, ClipHook, ClipState, DropCause, Frame, Segment
-from .config import RecorderConfig
-from .doorbell import Doorbell, Pulse
+from .config import DropPolicy, RecorderConfig, WorkerPriority
+from .doorbell import Doorbell, Pulse, Turns
 from .encoders import protocol
 from .encoders.manifest import prune_clips, reserve_name, write_manifest
 from .encoders.worker_process import WorkerProcess
@@ -27,8 +28,17 @@ from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .session import SessionLog
 from .statistics import Timings
 
-_CREDIT = 2
-"""Slots that a worker is given ahead: the one it works on, and the next."""
+_TURN_S = 0.03
+"""Time from one turn of the event loop to the next [s], while training goes on."""
+_LEAST_CREDIT = 2
+"""Frames that a worker is given at a time: the one it works on, and the next; more where it is soon done with them."""
+_CREDIT_NBYTES = 24_000_000
+_MOST_CREDIT = 64
+_AVERAGED_FRAMES = 8
+_STARVED = 3.0
+"""Time that a frame takes, in units of the processor time in it, from which on a worker has too little of that."""
+_POPULATE_NBYTES = 8 << 20
+"""Memory that is faulted in at a time, on a processor that training may want back."""
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 5.0
 _MOST_BACKOFF_S = 5.0
@@ -93,6 +103,27 @@ class _Seat:
     """Workers lost since one last reported a frame."""
     heard_at: float = 0.0
     """When the worker last said something [s], monotonic."""
+    frame_s: float = _TURN_S
+    """What a frame takes the worker [s], a moving average."""
+
+    @property
+    def credit(self) -> int:
+        """Frames that the worker should have in hand, to be busy until the turn after the next."""
+        return _LEAST_CREDIT - 1 + math.ceil(2 * _TURN_S / max(self.frame_s, 1e-6))
+
+    cpu_s: float = _TURN_S
+    """The processor time in it."""
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether the worker gets far less processor time than its frames need."""
+        waits_s = time.monotonic() - self.heard_at if self.in_flight else 0.0
+        return max(self.frame_s, waits_s) > _STARVED * self.cpu_s
+
+    def took(self, frame_s: float, cpu_s: float) -> None:
+        """Take note of what a frame took the worker."""
+        self.frame_s += (frame_s - self.frame_s) / _AVERAGED_FRAMES
+        self.cpu_s += (cpu_s - self.cpu_s) / _AVERAGED_FRAMES
 
 
 class Consumer:
@@ -115,6 +146,7 @@ class Consumer:
         doorbell: Doorbell,
         log: SessionLog,
         on_clip_closed: ClipHook | None,
+        worker_cpus: tuple[int, ...],
     ) -> None:
         self.renders = Timings()
         self.encodes = Timings()
@@ -131,6 +163,7 @@ class Consumer:
         self._doorbell = doorbell
         self._log = log
         self._on_clip_closed = on_clip_closed
+        self._worker_cpus = worker_cpus
         self._seats = [_Seat(number=number) for number in range(config.worker_count)]
         self._clips: dict[int, _ClipInWork] = {}
         self._unrecorded: dict[int, ClipAccount] = {}
@@ -141,7 +174,10 @@ class Consumer:
         self._is_stopped = False
         self._scope: anyio.CancelScope | None = None
         self._refusal: CodecUnavailableError | None = None
-        self._stale_size = not capture_format.nbytes
+        self._may_raise = config.worker_priority is WorkerPriority.AUTO and capture_format.renderer is None
+        self._sized = anyio.Event()
+        # Where the training thread waits for room, every turn that the loop lets pass is the training's.
+        self._turns = Turns(0.0 if config.drop_policy is DropPolicy.BLOCK else _TURN_S)
 
     async def run(self) -> None:
         """Do all the work, until `stop`; cancelling the caller's scope does not end it."""
@@ -155,6 +191,8 @@ class Consumer:
                     for seat in self._seats:
                         tasks.start_soon(self._serve, seat)
                     tasks.start_soon(self._watch_for_hangs)
+                    if not self._format.nbytes:
+                        tasks.start_soon(self._populate)
         except Exception as exc:  # noqa: BLE001 - a fault in here must not end, or hang, the training.
             self._crash = WorkerError(f"the recorder itself failed: {exc!r}")
             self._crash.__cause__ = exc
@@ -183,8 +221,9 @@ class Consumer:
 
     async def drain(self) -> None:
         """Wait until every frame that was captured so far is accounted for, and every ended clip is closed."""
-        while not (self.is_drained or self._crash):
-            await self._progress.wait()
+        with self._turns.hurry():
+            while not (self.is_drained or self._crash):
+                await self._progress.wait()
 
     @property
     def is_drained(self) -> bool:
@@ -208,7 +247,7 @@ class Consumer:
 
         What a worker holds of a clip in work is closed as far as it came.
         """
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), self._turns.hurry():
             self._closing.set()
             self._ring_all()
             with anyio.move_on_after(_END_TIMEOUT_S):
@@ -249,11 +288,18 @@ class Consumer:
             while self._producer.news:
                 await self._hear(self._producer.news[0])
                 self._producer.news.popleft()
-            if self._stale_size and self._producer.capture_nbytes:
-                self._stale_size = False
-                await anyio.to_thread.run_sync(self._pool.populate, self._expected_nbytes())
+            if self._producer.capture_nbytes:
+                self._sized.set()
             self._ring_all()
             self._progress.beat()
+            await self._turns.rest()
+
+    async def _populate(self) -> None:
+        """Fault the frame pool in, once the first capture tells how much of it is needed."""
+        await self._sized.wait()
+        for start in range(0, end := self._expected_nbytes(), _POPULATE_NBYTES):
+            await anyio.to_thread.run_sync(self._pool.populate, min(start + _POPULATE_NBYTES, end), start)
+            await anyio.sleep(_TURN_S / 4)
 
     async def _hear(self, news: News) -> None:
         match news:
@@ -268,6 +314,7 @@ class Consumer:
                 elif event == "backend.failed":
                     self._fail_if_strict(f"the backend can't be closed: {facts.get('error', kind)}")
                 elif event == "queue.full":
+                    self._raise_starved()
                     self._fail_if_strict("the frame queue was full")
 
     async def _open_clip(self, account: ClipAccount) -> None:
@@ -302,7 +349,7 @@ class Consumer:
         """Start a worker, and talk to it until it ends."""
         seat.is_ready, seat.problem = False, None
         try:
-            seat.process = await WorkerProcess.start(self._pool, self._format.worker_environment)
+            seat.process = await WorkerProcess.start(self._pool, self._format.worker_environment, self._worker_cpus)
         except WorkerError as exc:
             seat.problem = str(exc)
             self._log.warning("worker.lost", status=None, problem=seat.problem, output="")
@@ -356,6 +403,14 @@ class Consumer:
             for command in self._next_commands(seat):
                 seat.process.send_nowait(command)
 
+    def _raise_starved(self) -> None:
+        """Let workers of priority "auto" have a share of a busy machine: pixels lose frames where snapshots wait."""
+        starved = [seat for seat in self._seats if seat.is_ready and seat.is_starved]
+        if self._may_raise and starved:
+            self._may_raise = False
+            self._pool.raise_workers()
+            self._log.info("worker.raised", priority=WorkerPriority.LOW, frame_s=round(starved[0].frame_s, 3))
+
     def _opening_commands(self) -> Iterator[protocol.Command]:
         config = self._config
         yield protocol.Configure(
@@ -390,7 +445,8 @@ class Consumer:
                 clip.is_begun = True
                 yield self._begin(clip)
         begun = {index for index, clip in seat.clips.items() if clip.is_begun}
-        while len(seat.in_flight) < _CREDIT and (handed := self._next_frame(seat, begun)):
+        credit = min(seat.credit, most_credit(self._producer.capture_nbytes))
+        while len(seat.in_flight) < credit and (handed := self._next_frame(seat, begun)):
             if not seat.in_flight:
                 seat.heard_at = time.monotonic()
             seat.in_flight.append(handed)
@@ -434,11 +490,13 @@ class Consumer:
     async def _receive_from(self, seat: _Seat, process: WorkerProcess) -> None:
         try:
             async with aclosing(process.replies()) as replies:
-                async for reply in replies:
+                async for heard in replies:
                     seat.heard_at = time.monotonic()
-                    self._take_reply(seat, process, reply)
+                    for reply in heard:
+                        self._take_reply(seat, process, reply)
                     self._dispatch(seat)
                     self._progress.beat()
+                    await self._turns.rest()
         except WorkerError as exc:
             self._log.warning("worker.broke_protocol", worker=process.pid, error=str(exc))
             process.kill()
@@ -508,6 +566,7 @@ class Consumer:
             self.encodes.add(reply.encode_s)
         if reply.render_s:
             self.renders.add(reply.render_s)
+        seat.took(reply.render_s + reply.encode_s, reply.cpu_s)
 
     def _take_segment_lost(self, seat: _Seat, reply: protocol.SegmentLost) -> None:
         clip = seat.clips[reply.clip]
@@ -657,10 +716,15 @@ def cause_of(exc: OutputError) -> DropCause:
     return DropCause.of_write_error(exc.__cause__) if isinstance(exc.__cause__, OSError) else DropCause.ENCODE_FAILED
 
 
+def most_credit(capture_nbytes: int) -> int:
+    """Return the most frames of one size that a worker is given at a time."""
+    return max(_LEAST_CREDIT, min(_CREDIT_NBYTES // max(capture_nbytes, 1), _MOST_CREDIT))
+
+
 def populated_nbytes(config: RecorderConfig, capture_nbytes: int) -> int:
     """Return how much of the frame pool captures of one size can use [bytes]."""
     aligned = -(-capture_nbytes // 4096) * 4096
-    in_hand = (_CREDIT * config.worker_count + 2) * aligned
+    in_hand = (most_credit(capture_nbytes) * config.worker_count + 2) * aligned
     return min(config.queue_depth * aligned, config.queue_bytes) + in_hand
 
 

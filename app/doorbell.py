@@ -1,8 +1,11 @@
-"""Waking the event loop from another thread."""
+"""Waking the event loop from another thread, and no more often than needed."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio
 
@@ -28,9 +31,14 @@ class Doorbell:
 
     async def wait(self) -> None:
         """Return once it was rung since the last return."""
-        await anyio.wait_readable(self._read_fd)
-        os.read(self._read_fd, 4096)
-        self._rung = False
+        while True:
+            try:
+                os.read(self._read_fd, 4096)
+            except BlockingIOError:
+                await anyio.wait_readable(self._read_fd)
+            else:
+                self._rung = False
+                return
 
     def close(self) -> None:
         """Nobody may ring or wait any more."""
@@ -61,3 +69,30 @@ class Pulse:
         if self._event is None:
             self._event = anyio.Event()
         await self._event.wait()
+
+
+class Turns:
+    """Has the tasks of one event loop do their work together, in turns some time apart.
+
+    Whatever the loop does, it does with the GIL, while a simulator that gave it up waits to get it back: a few
+    turns that find much to do delay the training less than many that find little.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._hurries = 0
+
+    async def rest(self) -> None:
+        """Return at the next turn; at once while anybody is in a hurry."""
+        if self._interval_s and not self._hurries:
+            now = anyio.current_time()
+            await anyio.sleep((math.floor(now / self._interval_s) + 1) * self._interval_s - now)
+
+    @contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Have nobody rest meanwhile: somebody waits for the end of the work."""
+        self._hurries += 1
+        try:
+            yield
+        finally:
+            self._hurries -= 1

@@ -7,6 +7,8 @@ import mmap
 import os
 import tempfile
 from bisect import insort
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 import numpy as np
@@ -20,27 +22,53 @@ _MADV_POPULATE_WRITE = 23
 """From `<linux/mman.h>`, Linux 5.14: faults pages in without changing what they hold."""
 
 
+TRAINING_IS_IDLE = 0
+"""Offset of a byte that is not 0 while training leaves the device to the worker."""
+
+WORKERS_ARE_RAISED = 1
+"""Offset of a byte that is not 0 once workers are to leave the priority "idle" for "low"."""
+
+
 class FramePool:
     """Memory that this process writes and a worker reads, through an inherited descriptor.
 
-    `nbytes` is address space: a page costs memory once it was populated or written. Leases are first fit, so
-    that the same warm pages are used again and again. Safe to call from any thread.
+    `nbytes` is address space for captures: a page costs memory once it was populated or written. Leases are first
+    fit, so that the same warm pages are used again and again. The first page is no capture's: it tells workers what
+    can't wait for a message. Safe to call from any thread.
     """
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = _aligned(nbytes)
-        self.fd = _open_unnamed(self.nbytes)
-        self._map = mmap.mmap(self.fd, self.nbytes)
+        self.mapped_nbytes = _ALIGNMENT + self.nbytes
+        self.fd = _open_unnamed(self.mapped_nbytes)
+        self._map = mmap.mmap(self.fd, self.mapped_nbytes)
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
-        self._free: list[tuple[int, int]] = [(0, self.nbytes)]
+        self._free: list[tuple[int, int]] = [(_ALIGNMENT, self.nbytes)]
         self._lock = Lock()
 
-    def populate(self, nbytes: int) -> None:
-        """Fault in the first `nbytes` bytes, so that no capture pays for it."""
-        end = min(_aligned(nbytes), self.nbytes)
+    def populate(self, end: int, start: int = 0) -> None:
+        """Fault in the bytes from `start`, a multiple of the page size, to `end`, so that no capture pays for it."""
+        room = min(_ALIGNMENT + _aligned(end), self.mapped_nbytes) - start
+        if room <= 0:
+            return
+        address = ctypes.c_void_p(self._bytes.ctypes.data + start)
         # Not mmap.madvise, which holds the GIL meanwhile.
-        if _libc.madvise(ctypes.c_void_p(self._bytes.ctypes.data), ctypes.c_size_t(end), _MADV_POPULATE_WRITE):
-            os.posix_fallocate(self.fd, 0, end)
+        if _libc.madvise(address, ctypes.c_size_t(room), _MADV_POPULATE_WRITE):
+            os.posix_fallocate(self.fd, start, room)
+
+    @contextmanager
+    def training_idle(self) -> Iterator[None]:
+        """Have workers not rest between frames meanwhile."""
+        self._bytes[TRAINING_IS_IDLE] += 1
+        try:
+            yield
+        finally:
+            if self._bytes.size:
+                self._bytes[TRAINING_IS_IDLE] -= 1
+
+    def raise_workers(self) -> None:
+        """Have workers go on with the priority "low" after what they have in hand; so do those that start later."""
+        self._bytes[WORKERS_ARE_RAISED] = True
 
     def lease(self) -> PoolSlot:
         """Return an empty slot; its memory is taken when its array is asked for."""

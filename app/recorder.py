@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-from contextlib import AsyncExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,7 @@ import anyio.to_thread
 from .clip import Backend, CaptureFormat, ClipHook
 from .config import DropPolicy, RecorderConfig
 from .consumer import Consumer, populated_nbytes
+from .cpus import choose_worker_cpus
 from .doorbell import Doorbell
 from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError, RecordingError
 from .frame_pool import FramePool
@@ -91,6 +94,7 @@ class AsyncRecorder:
             doorbell=self._doorbell,
             log=self._log,
             on_clip_closed=on_clip_closed,
+            worker_cpus=choose_worker_cpus(threading.get_native_id()),
         )
         self._resources = AsyncExitStack()
         self._is_open = False
@@ -177,6 +181,16 @@ class AsyncRecorder:
         self._check_open()
         self.producer.resume()
 
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Tell that training leaves the device alone meanwhile: a worker under `render_duty` then draws all the time.
+
+        Put it around what training does elsewhere: an evaluation on the CPU, reading data, writing a checkpoint.
+        """
+        self._check_open()
+        with self._pool.training_idle():
+            yield
+
     @property
     def is_recording(self) -> bool:
         """Whether a clip is being captured."""
@@ -186,7 +200,8 @@ class AsyncRecorder:
         """Wait until all that was captured is encoded or dropped, and every ended clip is closed."""
         self.producer.settle()
         await self._wait_for_room()
-        await self._consumer.drain()
+        with self._pool.training_idle():
+            await self._consumer.drain()
         self.producer.raise_failure()
 
     async def aclose(self) -> None:

@@ -164,6 +164,8 @@ class FrameDone:
     message: str
     render_s: float
     encode_s: float
+    cpu_s: float
+    """Processor time that the worker had meanwhile, of `render_s` and `encode_s` together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

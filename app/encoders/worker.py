@@ -17,7 +17,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..clip import DropCause, Renderer
 from ..errors import EncodeError, StepreelError
+from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from .codecs import EncodeSettings, as_fraction, choose_codec
 from .files import PART_SUFFIX
 from .protocol import (
@@ -57,6 +59,7 @@ from .segment_writer import ClipWriter
 _ORPHAN_GRACE_S = 1.5
 """What a worker whose parent died may still take to close its segments."""
 _PARENT_CHECK_S = 0.5
+_IDLE_CHECK_S = 0.005
 _TRIAL_SIZE = (640, 480)
 """Settings are tried at this size where no picture's size is known yet."""
 
@@ -108,8 +111,9 @@ class _ClipInWork:
 class Worker:
     """Performs commands, one after the other."""
 
-    def __init__(self, pool: NDArray[np.uint8], send: Send) -> None:
+    def __init__(self, pool: NDArray[np.uint8], send: Send, *, is_training_idle: Callable[[], bool]) -> None:
         self._pool = pool
+        self._is_training_idle = is_training_idle
         self._send = send
         self._configuration: Configure | None = None
         self._streams: dict[str, _Stream] = {}
@@ -175,7 +179,7 @@ class Worker:
 
     def _encode_frame(self, command: EncodeFrame) -> None:
         clip = self._clips[command.clip]
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         pixels, failure = self._pixels(clip, command)
         rendered = time.monotonic()
         failure = failure or self._write(clip, pixels, command)
@@ -188,6 +192,7 @@ class Worker:
             message=message,
             render_s=render_s,
             encode_s=time.monotonic() - rendered,
+            cpu_s=time.process_time() - cpu_start,
         )
         self._send(done)
         self._rest_after(render_s)
@@ -321,7 +326,9 @@ class Worker:
         """Keep the share of time spent rendering at `render_duty`."""
         duty = self._configured.render_duty
         if duty < 1.0 and render_s:
-            time.sleep(render_s * (1.0 / duty - 1.0))
+            end = time.monotonic() + render_s * (1.0 / duty - 1.0)
+            while not self._is_training_idle() and (left_s := end - time.monotonic()) > 0:
+                time.sleep(min(left_s, _IDLE_CHECK_S))
 
 
 def _final_name(folder: Path, command: Salvage) -> str:
@@ -355,6 +362,13 @@ def _lower_priority(priority: str) -> None:
             os.nice(10)
 
 
+def _keep_to(cpus: Iterable[int]) -> None:
+    """Have all threads, also those that libraries have started by now, run on these CPUs."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(int(thread), cpus)
+
+
 def _commands(fd: int, orphaned_fd: int) -> Iterator[Message]:
     """Yield commands until there are no more: told so, at the end of the pipe, or at the death of the parent.
 
@@ -380,12 +394,25 @@ def _end_with_parent(command_fd: int, orphaned_fd: int, parent: int) -> None:
         os._exit(1)
 
 
+def _work(worker: Worker, commands: Iterator[Message], is_raised: Callable[[], bool]) -> bool:
+    """Perform commands until there are no more, or return False once the rest is to have another priority."""
+    for command in commands:
+        worker.perform(command)
+        if is_raised():
+            return False
+    worker.close()
+    return True
+
+
 def main() -> None:
     """Work until the command pipe is closed."""
     parser = argparse.ArgumentParser(prog="stepreel worker", description=__doc__)
     for name in ("--pool", "--pool-nbytes", "--commands", "--replies", "--parent"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--cpu", type=int, action="append")
     arguments = parser.parse_args()
+    if arguments.cpu:
+        _keep_to(arguments.cpu)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     orphaned = os.pipe()
@@ -399,10 +426,14 @@ def main() -> None:
             while data:
                 data = data[os.write(arguments.replies, data) :]
 
-    worker = Worker(pool, send)
-    for command in _commands(arguments.commands, orphaned[0]):
-        worker.perform(command)
-    worker.close()
+    worker = Worker(pool, send, is_training_idle=lambda: bool(pool[TRAINING_IS_IDLE]))
+    commands = _commands(arguments.commands, orphaned[0])
+    # Linux lets nobody leave SCHED_IDLE without privileges; but it is a thread that is in it, not the process.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        is_done = thread.submit(_work, worker, commands, lambda: bool(pool[WORKERS_ARE_RAISED])).result()
+    if not is_done:
+        _lower_priority("low")
+        _work(worker, commands, lambda: False)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 import anyio
 import anyio.to_thread
@@ -35,8 +35,8 @@ class WorkerProcess:
             os.set_blocking(fd, False)
 
     @classmethod
-    async def start(cls, pool: FramePool, environment: Mapping[str, str]) -> WorkerProcess:
-        """Start a worker that reads captures from `pool`.
+    async def start(cls, pool: FramePool, environment: Mapping[str, str], cpus: Iterable[int]) -> WorkerProcess:
+        """Start a worker that reads captures from `pool`, on `cpus` only; wherever it likes if there are none.
 
         Raises:
             WorkerError: the program can't be started.
@@ -45,7 +45,7 @@ class WorkerProcess:
         reply = os.pipe()
         stderr = os.pipe()
         try:
-            popen = await anyio.to_thread.run_sync(_spawn, pool, environment, command[0], reply[1], stderr[1])
+            popen = await anyio.to_thread.run_sync(_spawn, pool, environment, cpus, command[0], reply[1], stderr[1])
         except OSError as exc:
             for fd in (command[1], reply[0], stderr[0]):
                 os.close(fd)
@@ -93,16 +93,15 @@ class WorkerProcess:
             except OSError:
                 self._outgoing.clear()  # The end of its replies tells the rest.
 
-    async def replies(self) -> AsyncGenerator[Message, None]:
-        """Yield what the worker reports, until it ends.
+    async def replies(self) -> AsyncGenerator[list[Message], None]:
+        """Yield what the worker has reported since the last time, until it ends.
 
         Raises:
             WorkerError: the worker broke the protocol.
         """
         reader = MessageReader()
         while data := await _read(self._reply_fd):
-            for message in reader.feed(data):
-                yield message
+            yield list(reader.feed(data))
 
     async def collect_diagnostics(self) -> None:
         """Keep the last lines of the worker's standard error, until it ends."""
@@ -143,12 +142,18 @@ class WorkerProcess:
 
 
 def _spawn(
-    pool: FramePool, environment: Mapping[str, str], command_fd: int, reply_fd: int, stderr_fd: int
+    pool: FramePool,
+    environment: Mapping[str, str],
+    cpus: Iterable[int],
+    command_fd: int,
+    reply_fd: int,
+    stderr_fd: int,
 ) -> subprocess.Popen[bytes]:
     # -P and the caller's own sys.path: the worker imports what the training script would import, and no more.
     arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
-    arguments += [f"--pool={pool.fd}", f"--pool-nbytes={pool.nbytes}"]
+    arguments += [f"--pool={pool.fd}", f"--pool-nbytes={pool.mapped_nbytes}"]
     arguments += [f"--commands={command_fd}", f"--replies={reply_fd}", f"--parent={os.getpid()}"]
+    arguments += [f"--cpu={cpu}" for cpu in cpus]
     return subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,

@@ -17,7 +17,9 @@ MESSAGES: list[Message] = [
     protocol.OpenStream(stream="default", width=None, height=2, fps=29.97, payload=bytes(range(256)) * 100),
     protocol.BeginClip(clip=1, stream="default", name="übung \u2028", start_step=-1, frame_stride=2, first_index=0),
     protocol.SegmentClosed(clip=3, segment=SEGMENT),
-    protocol.FrameDone(clip=3, step=7, cause="render_failed", message='a "quote"\n', render_s=0.1, encode_s=0.0),
+    protocol.FrameDone(
+        cpu_s=0.001, clip=3, step=7, cause="render_failed", message='a "quote"\n', render_s=0.1, encode_s=0.0
+    ),
     protocol.ClipDone(clip=2**40),
 ]
 
