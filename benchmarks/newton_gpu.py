@@ -1,6 +1,6 @@
 """Steps a second of many Newton worlds on a GPU, with and without a clip being recorded.
 
-    python benchmarks/newton_gpu.py --worlds 4096 --drawn 16 --worker-device auto cuda --repetitions 5
+    python benchmarks/newton_gpu.py --worlds 4096 --drawn 16 --worker-device auto cuda --render-duty 1 0.05
 
 Prints one JSON object a line: for each repetition and each way to record, the ratios to the mean of the same steps
 without, right before and right after. `--json benchmarks/newton_gpu.json` writes them into a file besides, from which
@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,14 @@ import warp as wp
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
 
-_SUBSTEPS = 4
 _FRAME_S = 1.0 / 60.0
 
 
 class Simulation:
     """Quadrupeds that stand and tremble, one for each world; a step is one captured graph of kernels."""
 
-    def __init__(self, worlds: int) -> None:
+    def __init__(self, worlds: int, substeps: int) -> None:
+        self._substeps = substeps
         robot = newton.ModelBuilder()
         robot.add_urdf(
             newton.examples.get_asset("quadruped.urdf"),
@@ -71,10 +71,10 @@ class Simulation:
         wp.synchronize_device(self.model.device)
 
     def _simulate(self) -> None:
-        for _ in range(_SUBSTEPS):
+        for _ in range(self._substeps):
             self.state.clear_forces()
             self._collisions.collide(self.state, self._contacts)
-            self.solver.step(self.state, self._next, self._control, self._contacts, _FRAME_S / _SUBSTEPS)
+            self.solver.step(self.state, self._next, self._control, self._contacts, _FRAME_S / self._substeps)
             self.state, self._next = self._next, self.state
 
 
@@ -100,10 +100,18 @@ def describe(times: list[float]) -> dict[str, float]:
     }
 
 
-def record(simulation: Simulation, arguments: argparse.Namespace, device: str | None, drawn: int) -> dict[str, Any]:
-    """Measure one clip, or the same steps without a recorder where `device` is None."""
-    if device is None:
-        return describe(measure(simulation.step, lambda: None, arguments.steps))
+def ways(arguments: argparse.Namespace) -> Iterator[tuple[int, str, float]]:
+    """Yield what is compared: worlds drawn, device that draws, share of time that it may."""
+    for drawn in arguments.drawn:
+        for device in arguments.worker_device:
+            for duty in arguments.render_duty if device.startswith("cuda") else (1.0,):
+                yield drawn, device, duty
+
+
+def record(
+    simulation: Simulation, arguments: argparse.Namespace, drawn: int, device: str, duty: float
+) -> dict[str, Any]:
+    """Measure the steps of one clip."""
     with tempfile.TemporaryDirectory() as folder:
         config = RecorderConfig(
             output_dir=folder,
@@ -112,7 +120,7 @@ def record(simulation: Simulation, arguments: argparse.Namespace, device: str | 
             width=1280,
             height=720,
             worker_device=device,
-            render_duty=arguments.render_duty,
+            render_duty=duty,
         )
         backend = NewtonBackend(
             simulation.model, lambda: simulation.state, visible_worlds=range(drawn), steps_per_second=60.0
@@ -150,6 +158,7 @@ def write(runs: list[dict[str, Any]], simulation: Simulation, arguments: argpars
         "command": f"python benchmarks/newton_gpu.py {shlex.join(sys.argv[1:])}",
         "worlds": arguments.worlds,
         "steps": arguments.steps,
+        "substeps": arguments.substeps,
         "runs": runs,
     }
     arguments.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -158,30 +167,30 @@ def write(runs: list[dict[str, Any]], simulation: Simulation, arguments: argpars
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=4096)
+    parser.add_argument("--substeps", type=int, default=20, help="of a step; an even number")
     parser.add_argument("--drawn", type=int, nargs="+", default=[16])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--worker-device", nargs="+", default=["auto"])
-    parser.add_argument("--render-duty", type=float, default=1.0)
+    parser.add_argument("--render-duty", type=float, nargs="+", default=[1.0], help="where a GPU draws")
     parser.add_argument("--json", type=Path, help="file to write besides")
     arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
-    simulation = Simulation(arguments.worlds)
+    simulation = Simulation(arguments.worlds, arguments.substeps)
     for _ in range(50):
         simulation.step()
     for repetition in range(arguments.repetitions):
-        for drawn in arguments.drawn:
-            for device in arguments.worker_device:
-                before = record(simulation, arguments, None, drawn)
-                found = record(simulation, arguments, device, drawn)
-                after = record(simulation, arguments, None, drawn)
-                baseline = {key: round((before[key] + after[key]) / 2, 3) for key in before}
-                ratios = {key: round(found[key] / baseline[key], 3) for key in baseline}
-                row = {"repetition": repetition, "worker_device": device, "drawn": drawn, "ratio": ratios}
-                runs.append({**row, "without": baseline, "with": found})
-                print(json.dumps(runs[-1]), flush=True)  # noqa: T201
-                if arguments.json:
-                    write(runs, simulation, arguments)
+        for drawn, device, duty in ways(arguments):
+            before = describe(measure(simulation.step, lambda: None, arguments.steps))
+            found = record(simulation, arguments, drawn, device, duty)
+            after = describe(measure(simulation.step, lambda: None, arguments.steps))
+            baseline = {key: round((before[key] + after[key]) / 2, 3) for key in before}
+            ratios = {key: round(found[key] / baseline[key], 3) for key in baseline}
+            row = {"repetition": repetition, "worker_device": device, "render_duty": duty, "drawn": drawn}
+            runs.append({**row, "ratio": ratios, "without": baseline, "with": found})
+            print(json.dumps(runs[-1]), flush=True)  # noqa: T201
+            if arguments.json:
+                write(runs, simulation, arguments)
 
 
 if __name__ == "__main__":

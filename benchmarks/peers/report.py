@@ -285,6 +285,7 @@ def _gpu(gpu: Row) -> str:
             (
                 str(run["drawn"]),
                 run["worker_device"],
+                f"{run['render_duty']:g}",
                 *(f"{ratio[name]:.3f}" for name in ("steps_per_s", "p50_ms", "p99_ms", "longest_ms")),
                 f"{run['without']['p50_ms']:.2f}",
                 f"{own['frames']['encoded']} of {own['frames']['requested']}",
@@ -292,8 +293,17 @@ def _gpu(gpu: Row) -> str:
                 f"{own['finished_after_s']:.1f}",
             )
         )
-    header = ("worlds drawn", "`worker_device`", "steps a second", "p50", "p99", "longest", "step without [ms]")
-    return _table((*header, "frames", "drawing one [ms]", "finished after [s]"), lines, right=8)
+    header = (
+        "worlds drawn",
+        "`worker_device`",
+        "`render_duty`",
+        "steps a second",
+        "p50",
+        "p99",
+        "longest",
+        "step without [ms]",
+    )
+    return _table((*header, "frames", "drawing one [ms]", "finished after [s]"), lines, right=9)
 
 
 def _read(name: str) -> dict[str, Any]:
