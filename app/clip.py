@@ -154,6 +154,8 @@ class CaptureFormat:
     """Draws the captures, if they are snapshots; None: the captures are pixels."""
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that a worker must start with to draw on the right device."""
+    shares_gpu: bool = False
+    """The renderer draws on the GPU that training computes on: every frame drawn there keeps training waiting."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What `session.json` and the log should say of the source and its camera; JSON types only."""
 

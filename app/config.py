@@ -91,6 +91,9 @@ class RecorderConfig:
     keep_last_n_clips: int | None = None
     """Delete older clips of this prefix once there are more; None: keep all."""
 
+    min_free_bytes: int = 200 * 2**20
+    """Room on the disk of `output_dir` below which nothing is recorded; 0: whatever there is."""
+
     queue_depth: int = 1024
     """Captures that may wait for a worker."""
     queue_bytes: int = 256 * 2**20
@@ -104,8 +107,9 @@ class RecorderConfig:
     worker_priority: WorkerPriority = WorkerPriority.AUTO
     worker_device: str = "auto"
     """Where workers draw: "auto" (where training does not compute), "cpu", "cuda" or "cuda:<n>"."""
-    render_duty: float = 1.0
-    """Share of wall-clock time that a worker may spend rendering; 1.0: without pause."""
+    render_duty: float | None = None
+    """Share of wall-clock time that a worker may spend rendering; 1.0: without pause. None: 1.0, and
+    0.05 on the GPU that training computes on."""
     strict: bool = False
     """Raise `RecordingError` from the call after the one in which frames were lost, instead of counting on."""
 
@@ -241,6 +245,7 @@ _CHECKS: dict[str, Check] = {
     "gop_s": _real(0, 60),
     "segment_s": _real(0, optional=True),
     "segment_bytes": _whole(1, optional=True),
+    "min_free_bytes": _whole(0),
     "keep_last_n_clips": _whole(1, optional=True),
     "queue_depth": _whole(1),
     "queue_bytes": _whole(1),
@@ -249,6 +254,6 @@ _CHECKS: dict[str, Check] = {
     "worker_count": _whole(1, 64),
     "worker_priority": _enum(WorkerPriority),
     "worker_device": _device,
-    "render_duty": _real(0, 1),
+    "render_duty": _real(0, 1, optional=True),
     "strict": _flag,
 }

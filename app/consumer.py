@@ -39,6 +39,8 @@ _STARVED = 3.0
 """Time that a frame takes, in units of the processor time in it, from which on a worker has too little of that."""
 _POPULATE_NBYTES = 8 << 20
 """Memory that is faulted in at a time, on a processor that training may want back."""
+_SHARED_GPU_DUTY = 0.05
+"""Share of time spent drawing on the GPU that training computes on, unless the user says."""
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 5.0
 _MOST_BACKOFF_S = 5.0
@@ -307,6 +309,7 @@ class Consumer:
                 await self._open_clip(account)
             case ClipEnded(account=account):
                 self._clips[account.request.clip_index].is_ended = True
+                self._record(account)  # For whoever mends the clip, should the process die before it is encoded.
             case Trouble(event=event, kind=kind, count=count, facts=facts):
                 self._log.trouble(event, kind=kind, count=count, **facts)
                 if event == "capture.failed":
@@ -423,7 +426,8 @@ class Consumer:
             segment_s=config.segment_s,
             segment_bytes=config.segment_bytes,
             priority=config.worker_priority.value,
-            render_duty=config.render_duty,
+            render_duty=config.render_duty or (_SHARED_GPU_DUTY if self._format.shares_gpu else 1.0),
+            min_free_bytes=config.min_free_bytes,
         )
         yield protocol.OpenStream(
             stream="default",
@@ -644,9 +648,8 @@ class Consumer:
         """Bring manifests and log lines to disk, on a thread of its own, the latest state of each clip only."""
         while True:
             while self._unrecorded or self._log.has_lines:
-                accounts, self._unrecorded = tuple(self._unrecorded.values()), {}
-                for account in accounts:
-                    await self._write_manifest(account)
+                while self._unrecorded:  # The oldest first: clips are as old as their manifests.
+                    await self._write_manifest(self._unrecorded.pop(min(self._unrecorded)))
                 await self._write_log()
             self._progress.beat()
             await self._records.wait()

@@ -11,7 +11,9 @@ _CPU_FIELD = 36
 
 
 def choose_worker_cpus(training_thread: int) -> tuple[int, ...]:
-    """Return half of the CPUs that this process may use, without that of a thread; none where they can't be told.
+    """Return three quarters of the CPUs that this process may use, at most all but one; none where they can't be told.
+
+    The one that the thread is on is left out.
 
     `SCHED_IDLE` alone does not keep a worker out of training's way: Linux takes a CPU that runs nothing else for an
     idle one, wakes the training thread there, and may end the worker's turn only at the next tick, up to 4 ms later.
@@ -22,11 +24,12 @@ def choose_worker_cpus(training_thread: int) -> tuple[int, ...]:
     try:
         allowed = sorted(os.sched_getaffinity(training_thread))
         stat = Path(f"/proc/self/task/{training_thread}/stat").read_text()
-        return _other_half(allowed, int(stat.rpartition(")")[2].split()[_CPU_FIELD]))
+        return _without(allowed, int(stat.rpartition(")")[2].split()[_CPU_FIELD]))
     except (AttributeError, OSError, ValueError, IndexError):
         return ()
 
 
-def _other_half(allowed: Collection[int], taken: int) -> tuple[int, ...]:
+def _without(allowed: Collection[int], taken: int) -> tuple[int, ...]:
+    left_out = max(1, len(allowed) // 4)
     others = [cpu for cpu in allowed if cpu != taken]
-    return tuple(others[-(len(allowed) // 2) :]) if len(allowed) > 1 else ()
+    return tuple(others[left_out - 1 :]) if others else ()

@@ -19,6 +19,7 @@ from .config import DropPolicy, RecorderConfig
 from .consumer import Consumer, populated_nbytes
 from .cpus import choose_worker_cpus
 from .doorbell import Doorbell
+from .encoders.folder_lock import FolderLock
 from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError, RecordingError
 from .frame_pool import FramePool
 from .ledger import Ledger
@@ -61,6 +62,7 @@ class AsyncRecorder:
         _check_folder(self._folder)
         capture_format = backend.open(width=config.width, height=config.height, worker_device=config.worker_device)
         _check_format(config, capture_format)
+        self._lock = FolderLock.share(self._folder)
         self._backend = backend
         self._format = capture_format
         self._started_at = now_iso()
@@ -112,6 +114,7 @@ class AsyncRecorder:
             raise RecorderClosedError("a recorder is opened once; make another one to go on recording")
         self._is_used = True
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(anyio.to_thread.run_sync, self._lock.release)
             stack.callback(self._pool.close)
             stack.callback(self._doorbell.close)
             stack.callback(self.producer.close)
@@ -232,6 +235,7 @@ class AsyncRecorder:
             self.producer.close()
             self._doorbell.close()
             self._pool.close()
+            self._lock.release()
 
     def statistics(self) -> Statistics:
         """Return what happened so far; cheap, and safe to call from any thread."""

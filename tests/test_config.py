@@ -46,6 +46,7 @@ WRONG: list[tuple[str, Any]] = [
     ("worker_priority", "highest"),
     ("worker_device", "cuda:x"),
     ("render_duty", 1.5),
+    ("min_free_bytes", -1),
     ("strict", "yes"),
 ]
 

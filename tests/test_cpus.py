@@ -17,7 +17,7 @@ needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on
 
 
 @needs_two_cpus
-def test_half_of_the_cpus_are_left_to_training_and_its_own_is_one_of_them() -> None:
+def test_a_quarter_of_the_cpus_or_one_is_left_to_training_and_its_own_is_one_of_them() -> None:
     allowed = sorted(os.sched_getaffinity(0))
     for cpu in allowed:
         chosen: list[tuple[int, ...]] = []
@@ -31,7 +31,7 @@ def test_half_of_the_cpus_are_left_to_training_and_its_own_is_one_of_them() -> N
         thread = threading.Thread(target=choose)
         thread.start()
         thread.join()
-        assert len(chosen[0]) == len(allowed) // 2
+        assert len(chosen[0]) == len(allowed) - max(1, len(allowed) // 4)
         assert set(chosen[0]) < set(allowed)
 
 
@@ -59,4 +59,4 @@ def test_every_thread_of_a_worker_keeps_to_its_cpus(output_dir: Path) -> None:
             recorder.step()
         (worker,) = (one for one in psutil.Process().children() if "stepreel.encoders.worker" in one.cmdline())
         for thread in worker.threads():
-            assert len(os.sched_getaffinity(thread.id)) == len(os.sched_getaffinity(0)) // 2
+            assert os.sched_getaffinity(thread.id) < os.sched_getaffinity(0)

@@ -34,6 +34,8 @@ from stepreel import (
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.clip import CaptureFormat, CaptureRequest, Frame, Slot
 from stepreel.consumer import Consumer
+from stepreel.encoders.folder_lock import LOCK_FILE
+from stepreel.encoders.recovery import recover
 
 from .recordings import check_clip, is_balanced, poll_until, shown_steps
 
@@ -648,3 +650,24 @@ def test_every_public_name_is_found_and_no_other() -> None:
     assert {getattr(stepreel, name).__name__ for name in stepreel.__all__} == set(stepreel.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Job'"):
         _ = stepreel.Job  # type: ignore[attr-defined]
+
+
+def test_a_disk_below_its_floor_records_nothing_and_training_goes_on(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=10, video_interval=0, min_free_bytes=2**62)
+    (clip,) = record(config, SyntheticBackend(), 20)
+    assert clip.frames.dropped == {DropCause.DISK_FULL: 10}
+    assert list(output_dir.glob("*.mp4*")) == []
+
+
+def test_what_is_being_recorded_is_not_mended(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=0)
+    with Recorder(config, SyntheticBackend()) as recorder:
+        for _ in range(10):
+            recorder.step()
+        assert recover(output_dir).is_recording
+        for _ in range(10):
+            recorder.step()
+    (clip,) = recorder.summary().clips
+    assert clip.frames.encoded == 20
+    assert not (output_dir / LOCK_FILE).exists()
+    assert not recover(output_dir).is_recording

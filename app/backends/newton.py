@@ -114,6 +114,7 @@ class NewtonBackend:
             steps_per_second=self._steps_per_second,
             renderer=self._make_renderer(view),
             worker_environment=place.environment,
+            shares_gpu=model.device.is_cuda and place.gpu == model.device.ordinal,
             details=self._details(view, selection, place),
         )
 

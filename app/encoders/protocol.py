@@ -46,6 +46,7 @@ class Configure:
     segment_bytes: int | None
     priority: str
     render_duty: float
+    min_free_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

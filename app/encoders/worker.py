@@ -30,6 +30,7 @@ from ..errors import EncodeError, StepreelError
 from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from .codecs import EncodeSettings, as_fraction, choose_codec
 from .files import PART_SUFFIX
+from .folder_lock import FolderLock
 from .protocol import (
     BeginClip,
     ClipDone,
@@ -116,6 +117,8 @@ class Worker:
         self._is_training_idle = is_training_idle
         self._send = send
         self._configuration: Configure | None = None
+        self._lock: FolderLock | None = None
+        """Kept to the end: a worker may outlive its recorder, and still has a segment to close."""
         self._streams: dict[str, _Stream] = {}
         self._clips: dict[int, _ClipInWork] = {}
         self._codecs: dict[tuple[int, int], str] = {}
@@ -125,6 +128,7 @@ class Worker:
         match command:
             case Configure():
                 self._configuration = command
+                self._lock = FolderLock.share(Path(command.folder))
                 _lower_priority(command.priority)
             case OpenStream():
                 self._open_stream(command)
@@ -232,6 +236,7 @@ class Worker:
             start_step=clip.begin.start_step,
             frame_stride=clip.begin.frame_stride,
             first_index=clip.begin.first_index,
+            min_free_bytes=self._configured.min_free_bytes,
         )
         return clip.writer
 
