@@ -148,7 +148,7 @@ class Consumer:
         doorbell: Doorbell,
         log: SessionLog,
         on_clip_closed: ClipHook | None,
-        worker_cpus: tuple[int, ...],
+        training_thread: int,
     ) -> None:
         self.renders = Timings()
         self.encodes = Timings()
@@ -165,7 +165,7 @@ class Consumer:
         self._doorbell = doorbell
         self._log = log
         self._on_clip_closed = on_clip_closed
-        self._worker_cpus = worker_cpus
+        self._training_thread = training_thread
         self._seats = [_Seat(number=number) for number in range(config.worker_count)]
         self._clips: dict[int, _ClipInWork] = {}
         self._unrecorded: dict[int, ClipAccount] = {}
@@ -352,7 +352,7 @@ class Consumer:
         """Start a worker, and talk to it until it ends."""
         seat.is_ready, seat.problem = False, None
         try:
-            seat.process = await WorkerProcess.start(self._pool, self._format.worker_environment, self._worker_cpus)
+            seat.process = await WorkerProcess.start(self._pool, self._format.worker_environment, self._training_thread)
         except WorkerError as exc:
             seat.problem = str(exc)
             self._log.warning("worker.lost", status=None, problem=seat.problem, output="")

@@ -17,7 +17,6 @@ import anyio.to_thread
 from .clip import Backend, CaptureFormat, ClipHook
 from .config import DropPolicy, RecorderConfig
 from .consumer import Consumer, populated_nbytes
-from .cpus import choose_worker_cpus
 from .doorbell import Doorbell
 from .encoders.folder_lock import FolderLock
 from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError, RecordingError
@@ -96,7 +95,7 @@ class AsyncRecorder:
             doorbell=self._doorbell,
             log=self._log,
             on_clip_closed=on_clip_closed,
-            worker_cpus=choose_worker_cpus(threading.get_native_id()),
+            training_thread=threading.get_native_id(),
         )
         self._resources = AsyncExitStack()
         self._is_open = False

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..clip import DropCause, Renderer
 from ..errors import EncodeError, StepreelError
 from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from .codecs import EncodeSettings, as_fraction, choose_codec
+from .cpus import TrainingApart
 from .files import PART_SUFFIX
 from .folder_lock import FolderLock
 from .protocol import (
@@ -59,7 +60,7 @@ from .segment_writer import ClipWriter
 
 _ORPHAN_GRACE_S = 1.5
 """What a worker whose parent died may still take to close its segments."""
-_PARENT_CHECK_S = 0.5
+_PARENT_CHECK_S = 0.03
 _IDLE_CHECK_S = 0.005
 _TRIAL_SIZE = (640, 480)
 """Settings are tried at this size where no picture's size is known yet."""
@@ -367,13 +368,6 @@ def _lower_priority(priority: str) -> None:
             os.nice(10)
 
 
-def _keep_to(cpus: Iterable[int]) -> None:
-    """Have all threads, also those that libraries have started by now, run on these CPUs."""
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(int(thread), cpus)
-
-
 def _commands(fd: int, orphaned_fd: int) -> Iterator[Message]:
     """Yield commands until there are no more: told so, at the end of the pipe, or at the death of the parent.
 
@@ -387,12 +381,15 @@ def _commands(fd: int, orphaned_fd: int) -> Iterator[Message]:
             yield message
 
 
-def _end_with_parent(command_fd: int, orphaned_fd: int, parent: int) -> None:
-    """End this process soon after its parent, even from inside a long compilation. Runs on a thread of its own."""
+def _heed_parent(command_fd: int, orphaned_fd: int, parent: int, apart: TrainingApart) -> None:
+    """Keep off training's CPU, and end this process soon after its parent, even from inside a long compilation.
+
+    Runs on a thread of its own.
+    """
     poll = select.poll()
     poll.register(command_fd, 0)
     while not poll.poll(_PARENT_CHECK_S * 1000) and os.getppid() == parent:
-        pass
+        apart.keep()
     os.write(orphaned_fd, b"\0")
     time.sleep(_ORPHAN_GRACE_S)
     if os.getppid() != parent:
@@ -412,17 +409,15 @@ def _work(worker: Worker, commands: Iterator[Message], is_raised: Callable[[], b
 def main() -> None:
     """Work until the command pipe is closed."""
     parser = argparse.ArgumentParser(prog="stepreel worker", description=__doc__)
-    for name in ("--pool", "--pool-nbytes", "--commands", "--replies", "--parent"):
+    for name in ("--pool", "--pool-nbytes", "--commands", "--replies", "--parent", "--training-thread"):
         parser.add_argument(name, type=int, required=True)
-    parser.add_argument("--cpu", type=int, action="append")
     arguments = parser.parse_args()
-    if arguments.cpu:
-        _keep_to(arguments.cpu)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     orphaned = os.pipe()
-    watch = (arguments.commands, orphaned[1], arguments.parent)
-    threading.Thread(target=_end_with_parent, args=watch, daemon=True).start()
+    apart = TrainingApart(arguments.parent, arguments.training_thread)
+    watch = (arguments.commands, orphaned[1], arguments.parent, apart)
+    threading.Thread(target=_heed_parent, args=watch, daemon=True).start()
     pool = np.frombuffer(mmap.mmap(arguments.pool, arguments.pool_nbytes, prot=mmap.PROT_READ), dtype=np.uint8)
 
     def send(reply: Reply) -> None:

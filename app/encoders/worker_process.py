@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import anyio
 import anyio.to_thread
@@ -35,8 +35,8 @@ class WorkerProcess:
             os.set_blocking(fd, False)
 
     @classmethod
-    async def start(cls, pool: FramePool, environment: Mapping[str, str], cpus: Iterable[int]) -> WorkerProcess:
-        """Start a worker that reads captures from `pool`, on `cpus` only; wherever it likes if there are none.
+    async def start(cls, pool: FramePool, environment: Mapping[str, str], training_thread: int) -> WorkerProcess:
+        """Start a worker that reads captures from `pool`, and stays out of the way of a thread of this process.
 
         Raises:
             WorkerError: the program can't be started.
@@ -45,7 +45,9 @@ class WorkerProcess:
         reply = os.pipe()
         stderr = os.pipe()
         try:
-            popen = await anyio.to_thread.run_sync(_spawn, pool, environment, cpus, command[0], reply[1], stderr[1])
+            popen = await anyio.to_thread.run_sync(
+                _spawn, pool, environment, training_thread, command[0], reply[1], stderr[1]
+            )
         except OSError as exc:
             for fd in (command[1], reply[0], stderr[0]):
                 os.close(fd)
@@ -144,7 +146,7 @@ class WorkerProcess:
 def _spawn(
     pool: FramePool,
     environment: Mapping[str, str],
-    cpus: Iterable[int],
+    training_thread: int,
     command_fd: int,
     reply_fd: int,
     stderr_fd: int,
@@ -153,7 +155,7 @@ def _spawn(
     arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
     arguments += [f"--pool={pool.fd}", f"--pool-nbytes={pool.mapped_nbytes}"]
     arguments += [f"--commands={command_fd}", f"--replies={reply_fd}", f"--parent={os.getpid()}"]
-    arguments += [f"--cpu={cpu}" for cpu in cpus]
+    arguments += [f"--training-thread={training_thread}"]
     return subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
