@@ -139,11 +139,16 @@ class Recorder:
         the recorder it does nothing: event loop and workers are not there.
 
         Raises:
-            RecordingError: `strict` is set, and frames were lost since the last call.
+            RecordingError: `strict` is set, and frames were lost since the last call; or the backend calls this in
+                the middle of a capture.
         """
-        producer, self._producer = self._producer, None
         if os.getpid() != self._pid:
+            self._producer = None
             return
+        producer = self._producer
+        if producer:
+            producer.refuse_in_capture()
+        self._producer = None
         self._recorder.release()
         try:
             if producer:

@@ -46,6 +46,7 @@ _END_TIMEOUT_S = 5.0
 _MOST_BACKOFF_S = 5.0
 _HANG_S = 300.0
 """Silence after which a worker with a frame in work is taken to hang: longer than a first frame's kernels compile."""
+_HANG_LOOKS = 10
 _MOST_SUSPICION = 2
 """Workers that one frame may lose before it is dropped."""
 _MOST_LOSSES = 3
@@ -105,6 +106,8 @@ class _Seat:
     """Workers lost since one last reported a frame."""
     heard_at: float = 0.0
     """When the worker last said something [s], monotonic."""
+    silent_looks: int = 0
+    """How often it was seen with a frame in work and nothing said since the look before."""
     frame_s: float = _TURN_S
     """What a frame takes the worker [s], a moving average."""
 
@@ -225,6 +228,7 @@ class Consumer:
         """Wait until every frame that was captured so far is accounted for, and every ended clip is closed."""
         with self._turns.hurry():
             while not (self.is_drained or self._crash):
+                self._drop_strays()
                 await self._progress.wait()
 
     @property
@@ -232,6 +236,22 @@ class Consumer:
         """Whether `drain` would return at once."""
         waiting = any(clip.is_ended or clip.account.pending for clip in self._clips.values())
         return not (waiting or self._producer.news or self._unrecorded or self._log.has_lines)
+
+    def _drop_strays(self) -> None:
+        """Drop what an interruption (Ctrl-C) of the training thread left between the schedule and the queue.
+
+        Nothing is captured meanwhile: whoever waits here is the training thread, or has closed its half.
+        """
+        if self._producer.news:
+            return
+        dropped = 0
+        for seat in self._seats:
+            handed = {(one.frame.clip_index, one.frame.request.step) for one in (*seat.in_flight, *seat.returned)}
+            for clip in seat.clips.values():
+                known = {step for index, step in handed if index == clip.index}.union(self._queue.steps(clip.index))
+                dropped += clip.account.drop_pending(DropCause.CLOSED, but=known)
+        if dropped:
+            self._ring_all()
 
     async def progressed(self) -> None:
         """Wait until something was taken out of the queue, or reported."""
@@ -266,8 +286,8 @@ class Consumer:
                 for seat in self._seats:
                     for clip in list(seat.clips.values()):
                         clip.is_ended = True
-                        self._give_up(seat, clip, DropCause.CLOSED)
-                        clip.account.drop_pending(DropCause.CLOSED)  # Whatever an interruption left unsettled.
+                        self._discard(seat, clip, DropCause.CLOSED)
+                        clip.account.drop_pending(DropCause.CLOSED)
                         self._give_up(seat, clip, DropCause.CLOSED)
                 await self._progress.wait()
 
@@ -393,11 +413,15 @@ class Consumer:
             await seat.bell.wait()
 
     async def _watch_for_hangs(self) -> None:
-        """End a worker that has had a frame for very long without a word; it is then replaced like any other."""
+        """End a worker that has had a frame for very long without a word; it is then replaced like any other.
+
+        Time is counted in looks: on the clock, one look after both processes were suspended would find it late.
+        """
         while True:
-            await anyio.sleep(_HANG_S / 10)
+            await anyio.sleep(_HANG_S / _HANG_LOOKS)
             for seat in self._seats:
-                if seat.process and seat.in_flight and time.monotonic() - seat.heard_at > _HANG_S:
+                seat.silent_looks = seat.silent_looks + 1 if seat.in_flight else 0
+                if seat.process and seat.silent_looks > _HANG_LOOKS:
                     seat.process.kill()
 
     def _dispatch(self, seat: _Seat) -> None:
@@ -452,7 +476,7 @@ class Consumer:
         credit = min(seat.credit, most_credit(self._producer.capture_nbytes))
         while len(seat.in_flight) < credit and (handed := self._next_frame(seat, begun)):
             if not seat.in_flight:
-                seat.heard_at = time.monotonic()
+                seat.heard_at, seat.silent_looks = time.monotonic(), 0
             seat.in_flight.append(handed)
             yield _encode(handed.frame)
         for clip in list(seat.clips.values()):
@@ -495,7 +519,7 @@ class Consumer:
         try:
             async with aclosing(process.replies()) as replies:
                 async for heard in replies:
-                    seat.heard_at = time.monotonic()
+                    seat.heard_at, seat.silent_looks = time.monotonic(), 0
                     for reply in heard:
                         self._take_reply(seat, process, reply)
                     self._dispatch(seat)

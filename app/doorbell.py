@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -13,21 +14,20 @@ import anyio
 class Doorbell:
     """Rung from any thread without waiting; awaited by one task.
 
-    Ringing costs a write to a pipe, and nothing while the last ring was not answered yet. What is to be seen must
-    be in place before the ring.
+    Ringing costs a write to a pipe. It keeps no note of having rung: an interruption (Ctrl-C) between the note and
+    the write would silence it. What is to be seen must be in place before the ring.
     """
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
-        self._rung = False
 
     def ring(self) -> None:
         """Wake the task that waits."""
-        if not self._rung:
-            self._rung = True
-            os.write(self._write_fd, b"\0")
+        if self._write_fd >= 0:
+            with contextlib.suppress(BlockingIOError):  # Full of rings that were not answered yet.
+                os.write(self._write_fd, b"\0")
 
     async def wait(self) -> None:
         """Return once it was rung since the last return."""
@@ -37,12 +37,10 @@ class Doorbell:
             except BlockingIOError:
                 await anyio.wait_readable(self._read_fd)
             else:
-                self._rung = False
                 return
 
     def close(self) -> None:
         """Nobody may ring or wait any more."""
-        self._rung = True
         for fd in (self._read_fd, self._write_fd):
             if fd >= 0:
                 os.close(fd)

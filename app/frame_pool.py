@@ -8,7 +8,7 @@ import os
 import tempfile
 from bisect import insort
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 
 import numpy as np
@@ -41,7 +41,7 @@ class FramePool:
         self.nbytes = _aligned(nbytes)
         self.mapped_nbytes = _ALIGNMENT + self.nbytes
         self.fd = _open_unnamed(self.mapped_nbytes)
-        self._map = mmap.mmap(self.fd, self.mapped_nbytes)
+        self._map: mmap.mmap | None = mmap.mmap(self.fd, self.mapped_nbytes)
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         self._free: list[tuple[int, int]] = [(_ALIGNMENT, self.nbytes)]
         self._lock = Lock()
@@ -79,10 +79,10 @@ class FramePool:
         if self.fd < 0:
             return
         self._bytes = np.empty(0, dtype=np.uint8)
-        try:
-            self._map.close()
-        except BufferError:
-            pass  # An array handed out is still referenced; the mapping goes with it.
+        mapped, self._map = self._map, None
+        if mapped:
+            with suppress(BufferError):  # An array handed out is still referenced; the mapping goes with it.
+                mapped.close()
         os.close(self.fd)
         self.fd = -1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from threading import Lock
 
 from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment
@@ -28,7 +28,7 @@ class ClipAccount:
         self.state = ClipState.RECORDING
         self.backend = backend
         self._lock = Lock()
-        self._requested = 0
+        self._pending: set[int] = set()
         self._encoded = 0
         self._dropped: Counter[DropCause] = Counter()
         self._missing_steps: list[int] = []
@@ -47,29 +47,32 @@ class ClipAccount:
     def pending(self) -> int:
         """Frames requested and neither dropped nor encoded."""
         with self._lock:
-            return self._counts().pending
+            return len(self._pending)
 
-    def frame_requested(self) -> None:
+    def frame_requested(self, step: int) -> None:
         """Book a request, before anything can become of it."""
         with self._lock:
-            self._requested += 1
+            self._pending.add(step)
 
     def frame_dropped(self, step: int, cause: DropCause) -> None:
         """Book a requested frame that comes into no segment."""
         with self._lock:
-            self._dropped[cause] += 1
-            self._missing_steps.append(step)
+            self._drop(step, cause)
 
     def frame_encoded(self, step: int) -> None:
         """Book a frame that went into the open segment."""
         with self._lock:
+            self._pending.remove(step)
             self._encoded += 1
             self._open_steps.append(step)
 
-    def drop_pending(self, cause: DropCause) -> None:
-        """Book everything that is pending as dropped; its steps are not known any more."""
+    def drop_pending(self, cause: DropCause, *, but: Container[int] = ()) -> int:
+        """Book as dropped what is pending, except for the steps in `but`; return how many these are."""
         with self._lock:
-            self._dropped[cause] += self._counts().pending
+            steps = [step for step in sorted(self._pending) if step not in but]
+            for step in steps:
+                self._drop(step, cause)
+            return len(steps)
 
     def segment_opened(self, file: str) -> None:
         """Book the segment, named `file`, that frames go into from now on."""
@@ -128,13 +131,18 @@ class ClipAccount:
                 open_segment=self.open_segment,
             )
 
+    def _drop(self, step: int, cause: DropCause) -> None:
+        self._pending.remove(step)
+        self._dropped[cause] += 1
+        self._missing_steps.append(step)
+
     def _counts(self) -> FrameCounts:
         dropped = {cause: count for cause, count in self._dropped.items() if count}
-        pending = self._requested - self._encoded - sum(dropped.values())
-        return FrameCounts(requested=self._requested, encoded=self._encoded, dropped=dropped, pending=pending)
+        requested = self._encoded + sum(dropped.values()) + len(self._pending)
+        return FrameCounts(requested=requested, encoded=self._encoded, dropped=dropped, pending=len(self._pending))
 
     def _final_state(self) -> ClipState:
-        if not self._encoded and self._requested:
+        if not self._encoded and self._counts().requested:
             return ClipState.FAILED
         if self._salvaged:
             return ClipState.RECOVERED

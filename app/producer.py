@@ -112,6 +112,7 @@ class Producer:
         self._on_their_way: deque[_OnItsWay | ClipEnded] = deque()
         self._failure: RecordingError | None = None
         self._closed = False
+        self._is_capturing = False
         self._wake_step = 0
 
     @property
@@ -166,13 +167,23 @@ class Producer:
         self._perform(())
 
     def settle(self) -> None:
-        """Wait for the device, so that all that was captured is in the queue or held."""
+        """Wait for the device, so that all that was captured is in the queue or held.
+
+        Raises:
+            RecordingError: called by the backend, in the middle of a capture.
+        """
+        self.refuse_in_capture()
         if self._on_their_way:
             self._publish_arrived(wait=True)
             self._perform(())
 
     def close(self) -> None:
-        """End the open clip and wait for the device, so that all that was captured is in the queue or held."""
+        """End the open clip and wait for the device, so that all that was captured is in the queue or held.
+
+        Raises:
+            RecordingError: called by the backend, in the middle of a capture.
+        """
+        self.refuse_in_capture()
         if not self._closed:
             self._perform(self._schedule.stop_clip())
             self._publish_arrived(wait=True)
@@ -207,7 +218,13 @@ class Producer:
             self._trouble("queue.full", DropCause.QUEUE_FULL, depth=self._queue.depth)
         self._ring_if_wanted()
 
+    def refuse_in_capture(self) -> None:
+        """Raise `RecordingError` where a backend calls in the middle of a capture: it would wait for itself."""
+        if self._is_capturing:
+            raise RecordingError("the backend, which is capturing a frame, called the recorder")
+
     def _enter(self) -> None:
+        self.refuse_in_capture()
         if self._closed:
             raise RecorderClosedError("the recorder is closed; open another one to go on recording")
         if self._on_their_way:
@@ -230,12 +247,13 @@ class Producer:
         account = self._ledger.account(request.clip.clip_index)
         if account is None:  # An interruption came between the schedule and the opening of the clip.
             return
-        account.frame_requested()
+        account.frame_requested(request.step)
         if not self._waits_for_room and not self._make_room(request, self.capture_nbytes):
             account.frame_dropped(request.step, DropCause.QUEUE_FULL)
             return
         slot = self._pool.lease()
         start = time.perf_counter()
+        self._is_capturing = True
         try:
             capture = self._backend.capture(request, slot)
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this frame, not the training.
@@ -245,6 +263,8 @@ class Producer:
         except BaseException:
             self._drop(request, DropCause.CAPTURE_FAILED, slot)
             raise
+        finally:
+            self._is_capturing = False
         self.captures.add(time.perf_counter() - start)
         if isinstance(capture, Frame | Snapshot):
             self._publish(QueuedFrame(request=request, capture=capture, slot=slot))

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +57,7 @@ class AsyncRecorder:
     """
 
     def __init__(self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None) -> None:
-        self.config = config
+        self.config = config = _with_rank(config)
         self._folder = Path(os.path.abspath(config.output_dir))  # The training may change its working directory.
         _check_folder(self._folder)
         capture_format = backend.open(width=config.width, height=config.height, worker_device=config.worker_device)
@@ -113,7 +114,7 @@ class AsyncRecorder:
             raise RecorderClosedError("a recorder is opened once; make another one to go on recording")
         self._is_used = True
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(anyio.to_thread.run_sync, self._lock.release)
+            stack.push_async_callback(self._unlock)
             stack.callback(self._pool.close)
             stack.callback(self._doorbell.close)
             stack.callback(self.producer.close)
@@ -272,6 +273,10 @@ class AsyncRecorder:
             while self.producer.held:
                 self.producer.settle_held(granted=False)
 
+    async def _unlock(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._lock.release)
+
     async def _close_session(self) -> None:
         with anyio.CancelScope(shield=True):
             self._log.info("session.closed", steps=self.producer.step_count)
@@ -298,6 +303,14 @@ class AsyncRecorder:
     def _check_open(self) -> None:
         if not self._is_open:
             raise RecorderClosedError("the recorder is not open; use it inside its `with` block")
+
+
+def _with_rank(config: RecorderConfig) -> RecorderConfig:
+    """Tell the clips of several ranks apart, which a launcher such as torchrun starts with `RANK` and `WORLD_SIZE`."""
+    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if not (rank.isdecimal() and world_size.isdecimal() and int(world_size) > 1):
+        return config
+    return replace(config, name_prefix=f"{config.name_prefix}-rank{int(rank)}")
 
 
 def _check_folder(folder: Path) -> None:

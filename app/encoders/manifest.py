@@ -250,6 +250,8 @@ def _to_segments(found: list[Any], name: str) -> tuple[tuple[Segment, ...], str 
                 raise _FieldError(f"segments[{place}]: open, and not the last one")
             return tuple(closed), fields.get("file", _segment_file(name, ".mp4" + PART_SUFFIX))
         closed.append(_to_segment(fields, name))
+    if len({segment.file for segment in closed}) < len(closed):
+        raise _FieldError("segments: a file is listed twice")
     return tuple(closed), None
 
 
@@ -329,7 +331,10 @@ def _line(value: Any) -> str | None:
 
 def _file_part(value: Any) -> str | None:
     # Room for the number that `reserve_name` adds.
-    usable = isinstance(value, str) and len(value) <= 160 and check_name(value[:100]) is None and value.isprintable()
+    if not isinstance(value, str) or len(value) > 160 or not value.isprintable():
+        return "the name of a clip"
+    checked = value[:100].encode(errors="replace")[:180].decode(errors="ignore")
+    usable = check_name(checked) is None
     return None if usable and not {"/", "\\"} & set(value) else "the name of a clip"
 
 

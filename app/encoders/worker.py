@@ -212,7 +212,7 @@ class Worker:
             return capture.reshape(command.height, command.width, 3), None
         try:
             return clip.stream.render(capture), None
-        except Exception as exc:  # noqa: BLE001 - a frame that can't be drawn costs this frame only.
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a frame that can't be drawn costs this frame only.
             return capture, (DropCause.RENDER_FAILED, _describe(exc))
 
     def _write(
@@ -345,10 +345,10 @@ def _final_name(folder: Path, command: Salvage) -> str:
 
 
 def _check_picture(picture: object) -> NDArray[np.uint8]:
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        what = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise StepreelError(f"the renderer returned {what}; wanted: uint8 [height, width, 3]")
-    return picture
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,) and picture.size:
+        return picture
+    what = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    raise StepreelError(f"the renderer returned {what}; wanted: uint8 [height, width, 3]")
 
 
 def _describe(exc: BaseException) -> str:

@@ -115,6 +115,11 @@ class FrameQueue:
         with self._changed:
             return len(self._waiting.get(clip, ()))
 
+    def steps(self, clip: int) -> list[int]:
+        """Return the steps of the waiting frames of a clip."""
+        with self._changed:
+            return [frame.request.step for frame in self._waiting.get(clip, ())]
+
     def discard(self, clip: int) -> list[QueuedFrame]:
         """Take every waiting frame of a clip out."""
         with self._changed:
