@@ -1,0 +1,426 @@
+"""The training programs that faults are injected into: `python -m tests.faults.programs NAME OPTIONS`."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError
+from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.clip import Backend
+
+from .diary import Diary, Holdings, Progress, held_beyond
+
+Program = Callable[..., None]
+_P = TypeVar("_P", bound=Program)
+PROGRAMS: dict[str, Program] = {}
+
+
+def program(function: _P) -> _P:
+    PROGRAMS[function.__name__] = function
+    return function
+
+
+class Desk:
+    """A training program's own things: where it writes, and whom it tells."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder = folder
+        self.progress = Progress(scratch / "progress")
+        self.diary = Diary(scratch / "diary.jsonl")
+
+    def recorder(self, config: dict[str, Any] | None = None, backend: Backend | None = None, **more: Any) -> Recorder:
+        settings: dict[str, Any] = {"output_dir": self.folder, "worker_priority": "normal", **(config or {})}
+        backend = backend or SyntheticBackend(width=64, height=48)
+        return Recorder(RecorderConfig(**settings), backend, on_clip_closed=self._note_closed, **more)
+
+    def opened(self) -> None:
+        self.progress.set("is_open", 1)
+
+    def train(self, recorder: Recorder, steps: int, *, period_s: float = 0.002, note_every: int = 1) -> None:
+        """Take `steps` steps, or fewer where the harness says so; note how far it is every so many steps, 0: never."""
+        for step in range(steps):
+            if self.progress.get("stop"):
+                break
+            start = time.monotonic_ns()
+            recorder.step()
+            took = time.monotonic_ns() - start
+            if note_every and step % note_every == 0:
+                self.note(recorder, took, steps=note_every)
+            if period_s:
+                time.sleep(period_s)
+
+    def note(self, recorder: Recorder, took_ns: int = 0, *, steps: int = 1) -> None:
+        """Tell the harness of the last `steps` steps."""
+        progress = self.progress
+        progress.set("steps", progress.get("steps") + steps)
+        progress.set("longest_ns", max(progress.get("longest_ns"), took_ns))
+        frames = recorder.statistics().frames
+        progress.set("encoded", frames.encoded)
+        progress.set("dropped", frames.dropped_total)
+
+    def summarize(self, recorder: Recorder, **facts: Any) -> None:
+        """Tell what the recorder says of itself, once it is closed."""
+        summary, statistics = recorder.summary(), recorder.statistics()
+        frames = summary.frames
+        self.diary.tell(
+            "summary",
+            steps=statistics.steps,
+            restarts=statistics.worker_restarts,
+            requested=frames.requested,
+            encoded=frames.encoded,
+            dropped={str(cause): number for cause, number in frames.dropped.items()},
+            pending=frames.pending,
+            clips=[clip.name for clip in summary.clips],
+            states=[str(clip.state) for clip in summary.clips],
+            **facts,
+        )
+
+    def _note_closed(self, clip: Clip) -> None:
+        self.progress.set("closed", self.progress.get("closed") + 1)
+        if clip.state is ClipState.COMPLETE:
+            self.diary.tell("complete", clip=clip.name)
+
+
+@program
+def train(
+    desk: Desk,
+    *,
+    config: dict[str, Any],
+    backend: dict[str, Any] | None = None,
+    steps: int = 10_000,
+    period_s: float = 0.002,
+    note_every: int = 1,
+    patches: dict[str, Any] | None = None,
+    ending: str = "close",
+    ending_step: int = 0,
+) -> None:
+    """An ordinary training loop, that ends in one of several ways."""
+    for name, value in (patches or {}).items():
+        module, _, attribute = name.rpartition(".")
+        setattr(importlib.import_module(f"stepreel.{module}"), attribute, value)
+    before = Holdings.now()
+    recorder = desk.recorder(config, SyntheticBackend(**{"width": 64, "height": 48, **(backend or {})}))
+    if ending == "never_closed":
+        recorder.__enter__()
+        desk.opened()
+        desk.train(recorder, ending_step, period_s=period_s)
+        return
+    failure: BaseException | None = None
+    try:
+        with recorder:
+            desk.opened()
+            desk.train(recorder, ending_step if ending != "close" else steps, period_s=period_s, note_every=note_every)
+            if ending == "exception":
+                raise ValueError("the training itself went wrong")
+            if ending == "sys_exit":
+                sys.exit(7)
+            if ending == "os_exit":
+                os._exit(8)
+    except BaseException as exc:  # noqa: BLE001 - it goes on below.
+        failure = exc.with_traceback(None)  # The interrupted capture's frames hold their slot.
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+    if failure:
+        raise failure
+
+
+@program
+def interrupted(desk: Desk, *, delays_s: list[float]) -> None:
+    """Steps as fast as it can, and is interrupted as by Ctrl-C, wherever it is; then again with the next recorder."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    before = Holdings.now()
+    config = {"video_length": 25, "video_interval": 25, "fps": 30}
+    recorders = [_interrupt(desk, config, delay_s) for delay_s in delays_s]
+    for recorder in recorders:
+        desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+def _interrupt(desk: Desk, config: dict[str, Any], delay_s: float) -> Recorder:
+    recorder = desk.recorder(config)
+    try:
+        with recorder:
+            desk.opened()
+            signal.setitimer(signal.ITIMER_REAL, delay_s)
+            while True:
+                recorder.step()
+    except KeyboardInterrupt:
+        pass
+    return recorder
+
+
+@program
+def odd_frames(desk: Desk, *, seed: int, steps: int) -> None:
+    """Records an environment that draws all sorts of things, and tells which steps must be seen."""
+    from .environments import OddFrames
+
+    environment = OddFrames(seed)
+    from stepreel.backends.gymnasium import GymnasiumBackend
+
+    before = Holdings.now()
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30}, GymnasiumBackend(environment))
+    with recorder:
+        desk.opened()
+        for _ in range(steps):
+            recorder.step()
+            environment.overwrite()
+            environment.now += 1
+            desk.note(recorder)
+            time.sleep(0.001)
+    desk.summarize(recorder, good=environment.good, bad=environment.bad)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def broken_renderer(desk: Desk, *, fault: str, steps: int) -> None:
+    """Records snapshots with a renderer that does not open, or that returns no picture."""
+    from .environments import BrokenBackend
+
+    recorder = desk.recorder({"video_length": 20, "video_interval": 20, "fps": 30}, BrokenBackend(fault))
+    with recorder:
+        desk.opened()
+        desk.train(recorder, steps)
+    desk.summarize(recorder)
+
+
+@program
+def newton_simulation(desk: Desk, *, fault: str, step_of_fault: int, steps: int) -> None:
+    """Records a Newton simulation whose state goes bad on the way."""
+    import newton
+    import numpy as np
+    import warp as wp
+
+    from stepreel.backends.newton import NewtonBackend
+
+    wp.config.quiet = True
+    builder = newton.ModelBuilder()
+    for number in range(3):
+        body = builder.add_body(xform=wp.transform((number, 0.0, 1.0), wp.quat_identity()))
+        builder.add_shape_box(body, hx=0.2, hy=0.2, hz=0.2)
+    model = builder.finalize(device="cpu")
+    states = [model.state()]
+    small = newton.ModelBuilder()
+    small.add_shape_box(small.add_body(), hx=0.2, hy=0.2, hz=0.2)
+    backend = NewtonBackend(model, lambda: states[0], steps_per_second=30.0)
+    recorder = desk.recorder({"video_length": 10, "video_interval": 10, "width": 64, "height": 48}, backend)
+    with recorder:
+        desk.opened()
+        for step in range(steps):
+            is_bad = step_of_fault <= step < step_of_fault + 5
+            if fault == "nan":
+                states[0] = model.state()
+                if is_bad:
+                    states[0].body_q.assign(np.full((3, 7), np.nan, np.float32))
+            elif fault == "body_count":
+                states[0] = small.finalize(device="cpu").state() if is_bad else model.state()
+            recorder.step()
+            desk.note(recorder)
+    desk.summarize(recorder)
+
+
+def _load(number: int) -> int:
+    """What a data loader does."""
+    return number * 2
+
+
+@program
+def many_processes(desk: Desk, *, method: str, steps: int) -> None:
+    """Starts other processes in the middle of a recording, in one of the ways that training programs do."""
+    recorder = desk.recorder({"video_length": 30, "video_interval": 30, "fps": 30})
+    readers: list[int] = []
+    with recorder:
+        desk.opened()
+        desk.train(recorder, steps // 2)
+        if method == "os_fork":
+            readers = [_fork_reader() for _ in range(3)]
+        else:
+            with multiprocessing.get_context(method).Pool(2) as pool:
+                result = pool.map_async(_load, range(8))
+                desk.train(recorder, steps // 4)
+                assert result.get(30) == [_load(number) for number in range(8)]
+        desk.train(recorder, steps - recorder.statistics().steps)
+    desk.summarize(recorder)
+    # Those that were forked outlive the recorder, and hold what they inherited; nobody may wait for them.
+    for fd in readers:
+        os.close(fd)
+
+
+def _fork_reader() -> int:
+    """Fork a process that lives until the end of a pipe, which is returned."""
+    read_fd, write_fd = os.pipe()
+    if os.fork() == 0:
+        os.close(write_fd)
+        while os.read(read_fd, 1):
+            pass
+        os._exit(0)
+    os.close(read_fd)
+    return write_fd
+
+
+@program
+def forked_close(desk: Desk, *, steps: int) -> None:
+    """Forks a child that leaves the `with` block like its parent."""
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30})
+    child = -1
+    with recorder:
+        desk.opened()
+        desk.train(recorder, steps // 2)
+        child = os.fork()
+        if child:
+            desk.train(recorder, steps - steps // 2)
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    desk.summarize(recorder)
+
+
+@program
+def two_recorders(desk: Desk, *, steps: int) -> None:
+    before = Holdings.now()
+    left = desk.recorder({"name_prefix": "left", "video_length": 20, "video_interval": 20, "fps": 30})
+    right = desk.recorder({"name_prefix": "right", "video_length": 30, "video_interval": 30, "fps": 30})
+    with left, right:
+        desk.opened()
+        for _ in range(steps):
+            desk.train(left, 1, period_s=0.0)
+            desk.train(right, 1, note_every=0)
+    desk.summarize(left)
+    desk.summarize(right)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def in_a_thread(desk: Desk, *, steps: int) -> None:
+    before = Holdings.now()
+
+    def record() -> None:
+        with desk.recorder({"video_length": 30, "video_interval": 30, "fps": 30}) as recorder:
+            desk.opened()
+            desk.train(recorder, steps)
+        desk.summarize(recorder)
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    thread.join()
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def closed_elsewhere(desk: Desk, *, steps: int, delay_s: float, threads: int) -> None:
+    """Other threads close the recorder while the training thread captures."""
+    before = Holdings.now()
+    recorder = desk.recorder({"video_length": 30, "video_interval": 30, "fps": 30})
+    errors: list[str] = []
+
+    def close() -> None:
+        time.sleep(delay_s)
+        try:
+            recorder.close()
+        except StepreelError as exc:
+            errors.append(type(exc).__name__)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the harness is told.
+            errors.append(f"untyped in close: {exc!r}")
+
+    closers = [threading.Thread(target=close) for _ in range(threads)]
+    recorder.__enter__()
+    desk.opened()
+    for closer in closers:
+        closer.start()
+    try:
+        desk.train(recorder, steps, period_s=0.0005)
+    except StepreelError as exc:
+        errors.append(type(exc).__name__)
+    except Exception as exc:  # noqa: BLE001
+        errors.append(f"untyped in step: {exc!r}")
+    for closer in closers:
+        closer.join(30)
+    recorder.close()
+    desk.summarize(recorder, errors=errors, stuck=sum(closer.is_alive() for closer in closers))
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def closed_during_capture(desk: Desk, *, steps: int, step_of_close: int) -> None:
+    """A capture closes the recorder that asked for it."""
+
+    class Closing(SyntheticBackend):
+        def capture(self, request: Any, slot: Any) -> Any:
+            if request.step == step_of_close:
+                recorder.close()
+            return super().capture(request, slot)
+
+    before = Holdings.now()
+    errors: list[str] = []
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30}, Closing(width=64, height=48))
+    try:
+        with recorder:
+            desk.opened()
+            desk.train(recorder, steps)
+    except StepreelError as exc:
+        errors.append(type(exc).__name__)
+    recorder.close()
+    recorder.close()
+    desk.summarize(recorder, errors=errors, stuck=0)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def clock_set_back(desk: Desk, *, steps: int, step_of_change: int, by_s: float) -> None:
+    """The time of day jumps, for all who ask `time.time`."""
+    recorder = desk.recorder({"video_length": 40, "video_interval": 40, "fps": 30, "segment_s": 0.2})
+    real = time.time
+    with recorder:
+        desk.opened()
+        desk.train(recorder, step_of_change)
+        time.time = lambda: real() - by_s
+        desk.train(recorder, steps - step_of_change)
+    statistics = recorder.statistics()
+    spans = [statistics.capture, statistics.render, statistics.encode]
+    desk.summarize(recorder, shortest_s=min(min(one.p50_s, one.p99_s, one.longest_s) for one in spans))
+
+
+@program
+def names(desk: Desk, *, hostile: list[str]) -> None:
+    """Tries hostile names as prefixes and as names of clips."""
+    outcomes: dict[str, str] = {}
+    for number, name in enumerate(hostile):
+        try:
+            with desk.recorder({"name_prefix": name, "video_length": 3, "video_interval": 0}) as recorder:
+                desk.train(recorder, 3, period_s=0.0)
+            outcomes[f"{number} prefix"] = "recorded"
+        except StepreelError as exc:
+            outcomes[f"{number} prefix"] = f"{type(exc).__name__}: {exc}"
+        except Exception as exc:  # noqa: BLE001
+            outcomes[f"{number} prefix"] = f"untyped: {exc!r}"
+    with desk.recorder({"video_length": 3, "step_trigger": None, "step_offset": 10**9}) as recorder:
+        for number, name in enumerate(hostile):
+            try:
+                recorder.start_clip(name, length=2)
+                desk.train(recorder, 3, period_s=0.0)
+                outcomes[f"{number} clip"] = "recorded"
+            except StepreelError as exc:
+                outcomes[f"{number} clip"] = f"{type(exc).__name__}: {exc}"
+            except Exception as exc:  # noqa: BLE001
+                outcomes[f"{number} clip"] = f"untyped: {exc!r}"
+    desk.diary.tell("outcomes", outcomes=outcomes)
+
+
+def main() -> None:
+    faulthandler.register(signal.SIGUSR1)  # The harness asks a program that does not end where it is.
+    name, folder, scratch, options = sys.argv[1:]
+    PROGRAMS[name](Desk(Path(folder), Path(scratch)), **json.loads(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The ways in which a training program ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+from .. import evidence
+from ..evidence import dropped_in, require
+from ..harness import Training, Try
+from ..matrix import row
+from .kills import lost_frames
+
+CONFIG: dict[str, Any] = {"fps": 30, "video_length": 25, "video_interval": 25, "segment_s": 0.3}
+
+
+def everything_finished(one: Try, training: Training, *, status: int) -> int:
+    ended = training.wait()
+    require(ended == status, f"the training ended with status {ended}, not {status}: {training.output[-3000:]}")
+    one.nothing_runs()
+    one.nothing_held(training)
+    clips = evidence.check_done(one.folder)
+    summary = one.accounts(training, clips)
+    # An interruption in the middle of a capture costs that one.
+    interrupted = 1 if status == -signal.SIGINT else 0
+    lost = dict(summary["dropped"])
+    require(lost.pop("capture_failed", 0) <= interrupted and not lost, f"frames were dropped: {summary['dropped']}")
+    taken = training.progress.get("steps")
+    require(summary["steps"] in (taken, taken + 1), f"{taken} steps taken, {summary['steps']} counted")
+    one.recover_nothing()
+    return dropped_in(summary)
+
+
+@row("SIGTERM, where the program doesn't handle it, is like a kill: the worker closes its segments and goes.")
+def sigterm(one: Try) -> int:
+    training = one.start(config=CONFIG)
+    training.wait_open()
+    time.sleep(one.random.uniform(0.0, 0.5))
+    training.send(signal.SIGTERM)
+    require(training.wait() == -signal.SIGTERM, "the training outlived SIGTERM")
+    one.nothing_runs()
+    loss = lost_frames(one, training, CONFIG)
+    require(loss == 0, f"{loss} frames that were encoded are gone, though the worker lived on")
+    one.recover()
+    return loss
+
+
+@row("One Ctrl-C: the training stops, and everything captured until then is finished.")
+def sigint_once(one: Try) -> int:
+    training = one.start(config=CONFIG)
+    training.wait_open()
+    training.wait_steps(1)  # Inside of its `with` block.
+    time.sleep(one.random.uniform(0.0, 0.5))
+    training.send(signal.SIGINT)
+    return everything_finished(one, training, status=-signal.SIGINT)
+
+
+@row("Ctrl-C at any instruction, also inside of a capture: closing ends, and costs that one frame at most.")
+def sigint_at_any_instruction(one: Try) -> int:
+    training = one.start("interrupted", delays_s=[one.random.uniform(0.001, 0.02) for _ in range(3)])
+    training.end_well()
+    one.nothing_runs()
+    clips = evidence.check_done(one.folder)
+    lost = 0
+    shown = 0
+    for summary in training.diary.events("summary"):
+        causes = set(summary["dropped"])
+        # The loop does not wait for the worker: what the queue has no room for is dropped by policy.
+        require(causes <= {"capture_failed", "queue_full", "closed"}, f"dropped for other causes: {summary['dropped']}")
+        interrupted = sum(number for cause, number in summary["dropped"].items() if cause != "queue_full")
+        require(interrupted <= 1, f"one interruption cost more than a frame: {summary['dropped']}")
+        require(summary["requested"] == summary["encoded"] + dropped_in(summary), f"the accounting is off: {summary}")
+        lost, shown = max(lost, interrupted), shown + summary["encoded"]
+    require(shown == sum(len(clip.steps) for clip in clips), f"{shown} called encoded, not as many in the files")
+    one.nothing_held(training)
+    return lost
+
+
+@row("A second Ctrl-C while clips are finished: what no worker has begun is dropped as closed, files are whole.")
+def sigint_twice(one: Try) -> int:
+    backend = {"snapshot": True, "render_delay_s": 0.02}
+    training = one.start(config={**CONFIG, "video_length": 100, "video_interval": 100}, backend=backend)
+    training.wait_open()
+    training.wait_steps(60)
+    time.sleep(one.random.uniform(0.0, 0.3))
+    training.send(signal.SIGINT)
+    time.sleep(one.random.uniform(0.05, 0.4))
+    training.send(signal.SIGINT)
+    status = training.wait(20.0)
+    require(status != 0, "the interruption was swallowed")
+    one.nothing_runs()
+    one.nothing_held(training)
+    clips = evidence.check_done(one.folder)
+    summary = one.accounts(training, clips)
+    require(set(summary["dropped"]) <= {"closed", "capture_failed"}, f"dropped for other causes: {summary['dropped']}")
+    one.recover_nothing()
+    return dropped_in(summary)
+
+
+@row("An exception in the training loop passes on, and everything captured until then is finished.")
+def exception_in_the_loop(one: Try) -> int:
+    training = one.start(config=CONFIG, ending="exception", ending_step=one.random.randint(0, 150))
+    return everything_finished(one, training, status=1)
+
+
+@row("sys.exit in the training loop: everything captured until then is finished.")
+def sys_exit(one: Try) -> int:
+    training = one.start(config=CONFIG, ending="sys_exit", ending_step=one.random.randint(0, 150))
+    return everything_finished(one, training, status=7)
+
+
+@row("os._exit is like a kill: the worker closes its segments and goes.")
+def os_exit(one: Try) -> int:
+    training = one.start(config=CONFIG, ending="os_exit", ending_step=one.random.randint(1, 150))
+    require(training.wait() == 8, "os._exit was not the end")
+    one.nothing_runs()
+    loss = lost_frames(one, training, CONFIG)
+    require(loss == 0, f"{loss} frames that were encoded are gone, though the worker lived on")
+    one.recover()
+    return loss
+
+
+@row("A program that ends without closing its recorder ends, and loses no more than a killed one.")
+def ends_without_close(one: Try) -> int:
+    training = one.start(config=CONFIG, ending="never_closed", ending_step=one.random.randint(1, 150))
+    training.end_well(20.0)
+    one.nothing_runs()
+    loss = lost_frames(one, training, CONFIG)
+    one.recover()
+    return loss

@@ -1,0 +1,147 @@
+"""Workers that hang, crash, or can't draw."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+from .. import evidence
+from ..evidence import dropped_in, require
+from ..harness import Training, Try
+from ..matrix import row
+
+_CONFIG: dict[str, Any] = {"fps": 30, "video_length": 40, "video_interval": 40, "gop_s": 0.2}
+
+
+def end(one: Try, training: Training, causes: set[str], *, steps: int | None = None) -> dict[str, Any]:
+    training.end_well()
+    one.nothing_runs()
+    clips = evidence.check_done(one.folder)
+    summary = one.accounts(training, clips, steps=steps)
+    require(set(summary["dropped"]) <= causes, f"dropped for other causes: {summary['dropped']}")
+    one.recover_nothing()
+    return summary
+
+
+@row("A worker that hangs is noticed by a deadline, ended and replaced; no more than a second of video is lost.")
+def worker_hangs(one: Try) -> int:
+    # The deadline itself is minutes, because a first frame may compile kernels.
+    backend = {"snapshot": True, "render_delay_s": 0.005}
+    training = one.start(config=_CONFIG, backend=backend, patches={"consumer._HANG_S": 0.5}, steps=120)
+    training.wait_open()
+    training.wait_steps(one.random.randint(1, 80))
+    os.kill(training.worker(), signal.SIGSTOP)
+    summary = end(one, training, {"worker_lost"}, steps=120)
+    one.nothing_held(training)
+    require(summary["restarts"] == 1, f"{summary['restarts']} workers were replaced")
+    loss = dropped_in(summary)
+    require(loss <= 30, f"{loss} frames lost")
+    return loss
+
+
+@row("A frame that crashes its worker is tried twice and then dropped; the clip goes on.")
+def worker_crashes_on_one_frame(one: Try) -> int:
+    fatal = one.random.randint(0, 79)
+    training = one.start(config=_CONFIG, backend={"snapshot": True, "fatal_steps": [fatal]}, steps=80)
+    summary = end(one, training, {"worker_lost"}, steps=80)
+    one.nothing_held(training)
+    require(summary["restarts"] == 2, f"{summary['restarts']} workers lost over one frame")
+    loss = dropped_in(summary)
+    require(1 <= loss <= 14, f"{loss} frames lost over one")
+    return loss
+
+
+@row("A clip that crashes every worker is set aside after three; the next one is recorded. Never a restart loop.")
+def worker_crashes_on_every_frame(one: Try) -> int:
+    fatal = list(range(one.random.randint(0, 20), 40))
+    training = one.start(config=_CONFIG, backend={"snapshot": True, "fatal_steps": fatal}, steps=80)
+    summary = end(one, training, {"worker_lost"}, steps=80)
+    one.nothing_held(training)
+    require(summary["restarts"] <= 2 * len(fatal) and summary["restarts"] <= 6, f"{summary['restarts']} workers lost")
+    # The next clip's first frames may lie in the segment that the last crash left open.
+    after = evidence.look(one.folder)[-1]
+    require(len(after.steps) >= 40 - 14, f"of the next clip {len(after.steps)} of 40 frames are there: {after.dropped}")
+    return dropped_in(summary)
+
+
+@row("A renderer that raises costs the frames that it can't draw, as render_failed, and no more.")
+def renderer_raises(one: Try) -> int:
+    failing = sorted(one.random.sample(range(80), one.random.randint(1, 40)))
+    training = one.start(config=_CONFIG, backend={"snapshot": True, "failing_steps": failing}, steps=80)
+    summary = end(one, training, {"render_failed"}, steps=80)
+    one.nothing_held(training)
+    require(summary["dropped"] == {"render_failed": len(failing)}, f"dropped {summary['dropped']}, not {len(failing)}")
+    require(summary["restarts"] == 0, f"{summary['restarts']} workers lost")
+    return len(failing)
+
+
+@row("A renderer that does not open (no GL) costs its frames, as render_failed; training goes on.", tries=1)
+def renderer_does_not_open(one: Try) -> int:
+    training = one.start("broken_renderer", fault="does_not_open", steps=40)
+    summary = end(one, training, {"render_failed"}, steps=40)
+    require(summary["restarts"] == 0, f"{summary['restarts']} workers lost")
+    require(summary["dropped"] == {"render_failed": 40}, f"dropped {summary['dropped']}")
+    return 40
+
+
+@row("A renderer that returns no picture costs that frame, as render_failed; the others are recorded.", tries=1)
+def renderer_returns_nonsense(one: Try) -> int:
+    lost = {}
+    for fault in ("nothing", "floats", "no_width", "exits"):
+        training = one.start("broken_renderer", fault=fault, steps=40)
+        training.end_well()
+        one.nothing_runs()
+        lost[fault] = training.summary()["dropped"]
+    evidence.check_done(one.folder)
+    wrong = {fault: dropped for fault, dropped in lost.items() if dropped != {"render_failed": 10}}
+    require(not wrong, f"not 10 frames dropped as render_failed: {wrong}")
+    return 10
+
+
+@row(
+    "A Newton state that is not a number costs those frames at most; training and later clips go on.",
+    tries=1,
+    slow=True,
+)
+def newton_state_is_nan(one: Try) -> int:
+    return _newton(one, "nan")
+
+
+@row(
+    "A Newton state with another number of bodies costs those frames; training and later clips go on.",
+    tries=1,
+    slow=True,
+)
+def newton_body_count_changes(one: Try) -> int:
+    return _newton(one, "body_count")
+
+
+@row("Without GL, Newton simulations are drawn by the ray tracer, and nothing is lost.", tries=1, slow=True)
+def newton_without_gl(one: Try) -> int:
+    return _newton(
+        one, "none", variables={"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "LIBGL_DRIVERS_PATH": "/nonexistent"}
+    )
+
+
+def _newton(one: Try, fault: str, *, variables: dict[str, str] | None = None) -> int:
+    training = one.start("newton_simulation", variables=variables, fault=fault, step_of_fault=12, steps=30)
+    status = training.wait(300.0)
+    require(status == 0, f"the training ended with status {status}: {training.output[-3000:]}")
+    one.nothing_runs(5.0)
+    summary = training.summary()
+    require(summary["steps"] == 30 and summary["requested"] == 30, f"not all steps were asked for: {summary}")
+    require(set(summary["dropped"]) <= {"render_failed", "capture_failed"}, f"dropped: {summary['dropped']}")
+    dropped = dropped_in(summary)
+    require(dropped <= 5, f"{dropped} frames dropped for 5 bad states")
+    require(fault == "nan" or dropped == (5 if fault == "body_count" else 0), f"{dropped} frames dropped")
+    one.notes.append(f"drawn by {_renderer(one)}, {dropped} of 5 bad states were refused")
+    require(summary["encoded"] == 30 - dropped, f"encoded {summary['encoded']}")
+    require(summary["restarts"] == 0, f"{summary['restarts']} workers lost")
+    return dropped
+
+
+def _renderer(one: Try) -> str:
+    lines = [json.loads(line) for line in (one.folder / "session.jsonl").read_text().splitlines()]
+    return next((str(line["renderer"]) for line in lines if line["event"] == "renderer.opened"), "nothing")
