@@ -282,10 +282,11 @@ class Consumer:
                 self._settle_without_workers()
                 return
             self._log.flush_trouble()
+            for clip in self._clips.values():
+                clip.is_ended = True  # Whatever an interruption of the training thread kept from being told.
             while not (self.is_drained or self._crash):
                 for seat in self._seats:
                     for clip in list(seat.clips.values()):
-                        clip.is_ended = True
                         self._discard(seat, clip, DropCause.CLOSED)
                         clip.account.drop_pending(DropCause.CLOSED)
                         self._give_up(seat, clip, DropCause.CLOSED)
