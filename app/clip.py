@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,27 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Let go of what `open` took."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RendererArchive:
+    """What a renderer is made of, as plain data: it can be made again from that, elsewhere and later."""
+
+    kind: str
+    """Names the backend whose renderer it is; a key of `stepreel.backends.archives.MAKERS`."""
+    arrays: Mapping[str, NDArray[Any]]
+    """Of numbers, booleans or characters, never of objects: whoever reads them from a file unpickles nothing."""
+    settings: Mapping[str, Any]
+    """The rest, in JSON types: the camera, the size of the pictures."""
+
+
+@runtime_checkable
+class ArchivableRenderer(Renderer, Protocol):
+    """A renderer whose snapshots can be kept in a file and drawn later."""
+
+    def to_archive(self) -> RendererArchive:
+        """Return what `stepreel.backends.archives.make_renderer` needs. Called before `open`, or after it."""
         ...
 
 

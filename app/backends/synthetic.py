@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import CaptureFormat, CaptureRequest, Frame, PendingSnapshot, Slot, Snapshot
+from ..clip import CaptureFormat, CaptureRequest, Frame, PendingSnapshot, RendererArchive, Slot, Snapshot
 from ..errors import BackendError, CaptureError
+from .camera import Camera
 
 _BITS = 40
 """The step as 32 bits in two's complement and a checksum of 8, most significant bit first."""
@@ -179,12 +180,26 @@ class SyntheticRenderer:
         """See `stepreel.clip.Renderer.close`."""
         self._scenery = self._picture = np.empty((0, 0, 3), np.uint8)
 
+    def to_archive(self) -> RendererArchive:
+        """See `stepreel.clip.ArchivableRenderer.to_archive`."""
+        return RendererArchive(kind="synthetic", arrays={}, settings={"width": self.width, "height": self.height})
+
     def _disc_place(self, step: int) -> tuple[int, int]:
         """Return top and left of the disc: it swings from edge to edge, out of step across and down."""
         side = self._disc.shape[0]
         down = 0.5 + 0.5 * math.sin(step * math.tau / 90)
         across = 0.5 + 0.5 * math.sin(step * math.tau / 210)
         return round(down * (self.height - side)), round(across * (self.width - side))
+
+
+def from_archive(
+    archive: RendererArchive, *, camera: Camera | None, width: int | None, height: int | None
+) -> SyntheticRenderer:
+    """See `stepreel.backends.archives.make_renderer`."""
+    if camera is not None:
+        raise BackendError("a synthetic picture is taken by no camera; leave the camera away")
+    settings = archive.settings
+    return SyntheticRenderer(width=width or int(settings["width"]), height=height or int(settings["height"]))
 
 
 class _SlowSnapshot:

@@ -1,0 +1,40 @@
+"""Renderers made again from archives: elsewhere, later, or with another camera."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from ..clip import Renderer, RendererArchive
+from ..errors import BackendError
+from .camera import Camera
+
+MAKERS = {
+    "synthetic": ".synthetic",
+}
+"""Kinds of archives, and the module whose `from_archive` makes a renderer of one."""
+
+
+def make_renderer(
+    archive: RendererArchive, *, camera: Camera | None = None, width: int | None = None, height: int | None = None
+) -> Renderer:
+    """Make a renderer of an archive, which may come from anybody and is checked.
+
+    Args:
+        archive: What the renderer is made of.
+        camera: Where the pictures are taken from; None: as recorded.
+        width: Width of the pictures [pixels]; None: as recorded.
+        height: Height of the pictures [pixels]; None: as recorded.
+
+    Raises:
+        BackendError: nothing here draws this kind, the archive is not whole, or its camera can't be moved.
+    """
+    if archive.kind not in MAKERS:
+        raise BackendError(f"snapshots of kind {archive.kind!r} can't be drawn; known: {', '.join(sorted(MAKERS))}")
+    from_archive: Callable[..., Any] = import_module(MAKERS[archive.kind], __package__).from_archive
+    try:
+        renderer: Renderer = from_archive(archive, camera=camera, width=width, height=height)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as exc:
+        raise BackendError(f"the archive of kind {archive.kind!r} is damaged: {exc!r}") from exc
+    return renderer
