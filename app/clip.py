@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -262,6 +263,13 @@ class Clip:
     segments: tuple[Segment, ...]
     open_segment: str | None = None
     """File name of the segment that is being written, ending in `.part`."""
+    folder: Path | None = field(default=None, compare=False)
+    """Where its files are; None while it is not known. A clip is the same one in another folder."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of its segments, closed ones only."""
+        return tuple((self.folder or Path()) / segment.file for segment in self.segments)
 
 
 ClipHook = Callable[[Clip], None]

@@ -301,7 +301,7 @@ class Consumer:
     def _settle_without_workers(self) -> None:
         for account in self._ledger.open_accounts:
             account.drop_pending(DropCause.CLOSED)
-            self._ledger.close(account)
+            self._ledger.close(account, self._folder)
 
     # The training thread's news
 
@@ -692,7 +692,7 @@ class Consumer:
 
     async def _finish(self, account: ClipAccount) -> None:
         """Announce a clip whose last manifest is on disk."""
-        clip = self._ledger.close(account)
+        clip = self._ledger.close(account, self._folder)
         del self._clips[account.request.clip_index]
         self._log.info(
             "clip.closed",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable
+from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 
 from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment
@@ -178,10 +180,10 @@ class Ledger:
         with self._lock:
             return self._open.get(clip_index)
 
-    def close(self, account: ClipAccount) -> Clip:
-        """Settle an account for good; return its clip."""
+    def close(self, account: ClipAccount, folder: Path) -> Clip:
+        """Settle an account for good; return its clip, whose files are in `folder`."""
         account.close()
-        clip = account.to_clip()
+        clip = replace(account.to_clip(), folder=folder)
         with self._lock:
             del self._open[account.request.clip_index]
             self._closed.append(clip)

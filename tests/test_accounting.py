@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import anyio
 from hypothesis import settings
@@ -177,7 +178,7 @@ class Accounting(RuleBasedStateMachine):
             for frame in self.queue.discard(clip):
                 frame.slot.release()
                 self.accounts[clip].frame_dropped(frame.request.step, DropCause.CLOSED)
-        counts = [self.ledger.close(account).frames for account in self.accounts.values()]
+        counts = [self.ledger.close(account, Path()).frames for account in self.accounts.values()]
         assert set(self.accounts) == self.ended
         assert add_counts(counts) == self.ledger.counts
         assert self.ledger.counts.pending == 0

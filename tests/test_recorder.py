@@ -448,6 +448,21 @@ def test_a_hook_hears_of_each_closed_clip_and_may_fail(output_dir: Path) -> None
     assert heard == ["rl-video-step-0", "rl-video-step-10"]
 
 
+def test_a_hook_finds_the_files_of_its_clip(output_dir: Path) -> None:
+    found: list[list[int]] = []
+
+    def hook(clip: Clip) -> None:
+        found.append([path.stat().st_size for path in clip.paths])
+
+    config = RecorderConfig(output_dir=output_dir, video_length=5, video_interval=0)
+    with Recorder(config, SyntheticBackend(), on_clip_closed=hook) as recorder:
+        for _ in range(5):
+            recorder.step()
+    (clip,) = recorder.summary().clips
+    assert found == [[segment.nbytes for segment in clip.segments]]
+    assert clip.folder == output_dir
+
+
 def test_statistics_count_times_and_queue(output_dir: Path) -> None:
     config = RecorderConfig(output_dir=output_dir, video_length=30, video_interval=0)
     with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.002)) as recorder:

@@ -78,11 +78,22 @@ def decode_frames(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
             yield from decode_frames(path.parent / segment.file)
         return
     reformatter = VideoReformatter()
-    with _open(path) as reader, _decoding(path):
-        reader.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-        for pts, frame in _timed_frames(reader, path):
+    with open_decodable(path) as reader:
+        for pts, frame in timed_frames(reader, path):
             rgb = reformatter.reformat(frame, format="rgb24", **FROM_VIDEO_COLORS).to_ndarray()
             yield reader.label.step(pts), rgb.astype(np.uint8, copy=False)
+
+
+@contextmanager
+def open_decodable(path: Path) -> Iterator[SegmentReader]:
+    """Open a segment, closed or open, to decode its pictures.
+
+    Raises:
+        OutputError: as `decode_frames` does; also where the file turns out to be damaged inside of the block.
+    """
+    with _open(path) as reader, _decoding(path):
+        reader.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        yield reader
 
 
 @contextmanager
@@ -105,7 +116,8 @@ def _decoding(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} can't be decoded: {_reason(exc)}") from exc
 
 
-def _timed_frames(reader: SegmentReader, path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+def timed_frames(reader: SegmentReader, path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decode from where the file was sought to; yield each frame with its `pts`, in frames."""
     for packet in reader.container.demux(reader.stream):
         # The end of a file that is still growing: decode what came before.
         is_end = packet.is_corrupt and path.name.endswith(PART_SUFFIX)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,9 +64,10 @@ def read_manifest(path: Path) -> Clip:
     except OSError as exc:
         raise OutputError(f"{path} can't be read: {exc.strerror or exc}") from exc
     try:
-        return _to_clip(_parse(data), path.name.removesuffix(PART_SUFFIX).removesuffix(".json"))
+        clip = _to_clip(_parse(data), path.name.removesuffix(PART_SUFFIX).removesuffix(".json"))
     except _FieldError as exc:
         raise OutputError(f"{path} is not the manifest of a clip: {exc}") from exc
+    return replace(clip, folder=path.parent)
 
 
 def reserve_name(folder: Path, name: str) -> str:
