@@ -448,19 +448,16 @@ def test_a_hook_hears_of_each_closed_clip_and_may_fail(output_dir: Path) -> None
     assert heard == ["rl-video-step-0", "rl-video-step-10"]
 
 
-def test_a_hook_finds_the_files_of_its_clip(output_dir: Path) -> None:
-    found: list[list[int]] = []
-
-    def hook(clip: Clip) -> None:
-        found.append([path.stat().st_size for path in clip.paths])
-
+def test_a_hook_is_told_where_the_files_of_its_clip_are(output_dir: Path) -> None:
+    heard: list[Clip] = []
     config = RecorderConfig(output_dir=output_dir, video_length=5, video_interval=0)
-    with Recorder(config, SyntheticBackend(), on_clip_closed=hook) as recorder:
+    with Recorder(config, SyntheticBackend(), on_clip_closed=heard.append) as recorder:
         for _ in range(5):
             recorder.step()
-    (clip,) = recorder.summary().clips
-    assert found == [[segment.nbytes for segment in clip.segments]]
+    (clip,) = heard
     assert clip.folder == output_dir
+    assert [path.stat().st_size for path in clip.paths] == [segment.nbytes for segment in clip.segments]
+    assert recorder.summary().clips[0].paths == clip.paths
 
 
 def test_statistics_count_times_and_queue(output_dir: Path) -> None:
