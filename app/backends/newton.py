@@ -48,6 +48,8 @@ class NewtonBackend:
         fov: Vertical field of view [degrees].
         visible_worlds: Indices of the worlds in the picture, which stand side by side as in Newton's viewer; None:
             the first 16. Shapes of no world are always in it.
+        world_spacing: Distances of neighbouring worlds along each axis [m], in a grid as in Newton's viewer; zeros show
+            them where the simulation has them; None: what the largest world needs.
         renderer: "gl" (Newton's viewer over EGL), "warp" (its ray tracer), or "auto": the first of them that works.
         steps_per_second: Simulated steps a second [Hz]; None: not known.
 
@@ -64,6 +66,7 @@ class NewtonBackend:
         lookat: Vector = (0.0, 0.0, 0.0),
         fov: float = 45.0,
         visible_worlds: Sequence[int] | None = None,
+        world_spacing: Vector | None = None,
         renderer: str = "auto",
         steps_per_second: float | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class NewtonBackend:
         self._camera = Camera(eye=eye, lookat=lookat, fov=fov)
         self._steps_per_second = _checked_rate(steps_per_second)
         self._visible_worlds = None if visible_worlds is None else _checked_worlds(visible_worlds)
+        self._world_spacing = None if world_spacing is None else _checked_spacing(world_spacing)
         self._model = model
         self._get_state = get_state
         self._renderer = renderer
@@ -98,7 +102,7 @@ class NewtonBackend:
         self._name = _choose_renderer(self._renderer, place)
         selection = select(model, worlds)
         view = View(
-            scene=build_scene(model, selection),
+            scene=build_scene(model, selection, self._world_spacing),
             camera=self._camera,
             width=width or DEFAULT_WIDTH,
             height=height or DEFAULT_HEIGHT,
@@ -414,3 +418,14 @@ def _checked_worlds(worlds: Any) -> tuple[int, ...]:
     if numbers:
         return numbers
     raise ConfigurationError(f"visible_worlds: got {worlds!r}; allowed: at least one world's index, or None")
+
+
+def _checked_spacing(spacing: Any) -> Vector:
+    try:
+        x, y, z = (float(part) for part in spacing)
+    except (TypeError, ValueError):
+        pass
+    else:
+        if all(math.isfinite(part) and part >= 0 for part in (x, y, z)):
+            return x, y, z
+    raise ConfigurationError(f"world_spacing: got {spacing!r}; allowed: three finite numbers from 0 [m], or None")

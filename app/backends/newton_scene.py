@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError
+from .camera import Vector
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -111,13 +112,19 @@ def select(model: Any, worlds: Sequence[int]) -> Selection:
     )
 
 
-def build_scene(model: Any, selection: Selection) -> Scene:
+def build_scene(model: Any, selection: Selection, world_spacing: Vector | None = None) -> Scene:
     """Return the part of `model` that `selection` shows. Reads the model's arrays once; waits for the device.
+
+    Args:
+        model: The `newton.Model`.
+        selection: What of it is in the picture.
+        world_spacing: Distances of neighbouring worlds along each axis [m]; zeros leave them where they are; None:
+            what the largest world needs.
 
     Raises:
         BackendError: nothing of it can be seen.
     """
-    offsets = _world_offsets(model, selection.worlds)
+    offsets = _world_offsets(model, selection.worlds, world_spacing)
     shapes = _visible_shapes(model, selection.worlds)
     deformables = _deformables(model, selection, offsets)
     if not len(shapes) and not deformables["particle_drawn"].any() and not len(deformables["triangles"]):
@@ -263,18 +270,25 @@ def _per_triangle(array: Any, shape: tuple[int, ...], shown: NDArray[np.int64]) 
     return None if values is None or values.shape != shape else np.array(values[shown], dtype=np.float32)
 
 
-def _world_offsets(model: Any, worlds: tuple[int, ...]) -> Floats:
+def _world_offsets(model: Any, worlds: tuple[int, ...], world_spacing: Vector | None) -> Floats:
     """Return each world's place in the picture [m], shape `[world_count + 1, 3]`; the last row is of no world."""
     from newton.utils import compute_world_offsets
 
-    count = int(model.world_count)
-    offsets = np.zeros((count + 1, 3), dtype=np.float32)
-    extents = _largest_world_extents(model)
-    if extents is not None and worlds:
-        spacing = [float(np.ceil(extents.max() * _WORLD_MARGIN))] * 3
-        spacing[int(model.up_axis)] = 0.0
-        offsets[list(worlds)] = compute_world_offsets(len(worlds), (spacing[0], spacing[1], spacing[2]), model.up_axis)
+    offsets = np.zeros((int(model.world_count) + 1, 3), dtype=np.float32)
+    spacing = world_spacing or _needed_spacing(model)
+    if spacing is not None and worlds:
+        offsets[list(worlds)] = compute_world_offsets(len(worlds), spacing, model.up_axis)
     return offsets
+
+
+def _needed_spacing(model: Any) -> Vector | None:
+    """Return the spacing [m] at which no two worlds overlap, along the ground, or None where no world has a size."""
+    extents = _largest_world_extents(model)
+    if extents is None:
+        return None
+    spacing = [float(np.ceil(extents.max() * _WORLD_MARGIN))] * 3
+    spacing[int(model.up_axis)] = 0.0
+    return spacing[0], spacing[1], spacing[2]
 
 
 def _largest_world_extents(model: Any) -> Floats | None:

@@ -200,7 +200,12 @@ def draw_here(capture_format: CaptureFormat, *snapshots: Pixels) -> list[Pixels]
 
 
 def viewers_picture(
-    model: newton.Model, state: newton.State, *, eye: Vector = (4.0, 4.0, 3.0), worlds: Sequence[int] | None = None
+    model: newton.Model,
+    state: newton.State,
+    *,
+    eye: Vector = (4.0, 4.0, 3.0),
+    worlds: Sequence[int] | None = None,
+    world_spacing: Vector | None = None,
 ) -> Pixels:
     """What Newton's own viewer draws of the whole model on this thread."""
     import pyglet
@@ -210,6 +215,8 @@ def viewers_picture(
     viewer = newton.viewer.ViewerGL(width=WIDTH, height=HEIGHT, headless=True)
     viewer.set_model(model)
     viewer.set_visible_worlds(worlds)
+    if world_spacing is not None:
+        viewer.set_world_offsets(world_spacing)
     x, y, z = -np.array(eye) / np.linalg.norm(eye)
     pitch, yaw = math.degrees(math.asin(z)), math.degrees(math.atan2(y, x))
     if int(model.up_axis) == 1:
@@ -291,6 +298,19 @@ def test_only_the_visible_worlds_are_drawn_side_by_side(slot: PoolSlot) -> None:
     assert capture_format.details["visible_worlds"] == [1, 4, 5]
     (picture,) = draw_here(capture_format, captured(backend, slot))
     assert_same_picture(picture, viewers_picture(model, state, worlds=[1, 4, 5]))
+
+
+@gl
+@needs_gl
+@pytest.mark.parametrize("world_spacing", [(0.0, 0.0, 0.0), (1.5, 2.0, 0.5)])
+def test_worlds_stand_as_far_apart_as_asked_for(slot: PoolSlot, world_spacing: Vector) -> None:
+    model = worlds_of(zoo(), 4)
+    state = model.state()
+    place = state.body_q.numpy()
+    place[:, 0] += model.body_world.numpy()  # Apart already, as a simulation may have them.
+    backend = backend_of(model, state, renderer="gl", visible_worlds=[1, 3], world_spacing=world_spacing)
+    (picture,) = draw_here(opened(backend), captured(backend, slot))
+    assert_same_picture(picture, viewers_picture(model, state, worlds=[1, 3], world_spacing=world_spacing))
 
 
 @gl
@@ -523,6 +543,9 @@ def test_something_else_than_a_model_is_refused() -> None:
         ("visible_worlds", []),
         ("visible_worlds", [0.5]),
         ("visible_worlds", 3),
+        ("world_spacing", (1.0, 1.0)),
+        ("world_spacing", (-1.0, 0.0, 0.0)),
+        ("world_spacing", (0.0, math.inf, 0.0)),
         ("eye", (0.0, math.nan, 0.0)),
         ("eye", (0.0, 0.0, 0.0)),
         ("fov", 0),
