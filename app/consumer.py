@@ -23,6 +23,7 @@ from .encoders.worker_process import WorkerProcess
 from .errors import CodecUnavailableError, OutputError, RecordingError, StepreelError, WorkerError
 from .frame_pool import FramePool
 from .ledger import ClipAccount, Ledger
+from .pace import PaceKeeper
 from .producer import ClipEnded, ClipOpened, News, Producer, Trouble
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .session import SessionLog
@@ -169,6 +170,7 @@ class Consumer:
         self._log = log
         self._on_clip_closed = on_clip_closed
         self._training_thread = training_thread
+        self._pace = PaceKeeper(folder, lambda: producer.step_count, log)
         self._seats = [_Seat(number=number) for number in range(config.worker_count)]
         self._clips: dict[int, _ClipInWork] = {}
         self._unrecorded: dict[int, ClipAccount] = {}
@@ -196,6 +198,7 @@ class Consumer:
                     for seat in self._seats:
                         tasks.start_soon(self._serve, seat)
                     tasks.start_soon(self._watch_for_hangs)
+                    tasks.start_soon(self._pace.run)
                     if not self._format.nbytes:
                         tasks.start_soon(self._populate)
         except Exception as exc:  # noqa: BLE001 - a fault in here must not end, or hang, the training.

@@ -19,7 +19,7 @@ from ..clip import Clip, ClipState, FrameCounts, Segment
 from ..errors import OutputError
 from .codecs import FROM_VIDEO_COLORS
 from .files import PART_SUFFIX
-from .manifest import MAX_STEPS, is_file_of, read_manifest
+from .manifest import MAX_STEPS, RECORDS, is_file_of, read_manifest
 from .segment_reader import SegmentReader, open_segment
 from .segment_writer import SegmentLabel
 
@@ -218,7 +218,7 @@ def _inspect_file(path: Path) -> Inspection:
 def _inspect_folder(folder: Path) -> Inspection:
     entries = _list(folder)
     names = [entry.removesuffix(".json") for entry in entries if entry.endswith(".json")]
-    parts = [_inspect_manifest(folder / f"{name}.json", entries) for name in names if name != "session"]
+    parts = [_inspect_manifest(folder / f"{name}.json", entries) for name in names if name not in RECORDS]
     orphans = [
         entry
         for entry in entries

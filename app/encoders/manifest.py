@@ -24,6 +24,8 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_STEPS = 4_000_000
 """A manifest with more is damaged: this would be more than a day of video."""
 _MAX_WHOLE = 2**53
+RECORDS = ("session", "session-pace")
+"""What JSON files of the session itself are called, without suffix; no clip is."""
 
 
 def write_manifest(folder: Path, clip: Clip) -> None:
@@ -82,7 +84,7 @@ def reserve_name(folder: Path, name: str) -> str:
         entries = [entry for entry in os.listdir(folder) if entry.startswith(name)]
         for number in count(1):
             candidate = name if number == 1 else f"{name}-{number}"
-            taken = any(is_file_of(candidate, entry) for entry in entries)
+            taken = candidate in RECORDS or any(is_file_of(candidate, entry) for entry in entries)
             if not taken and _make_empty(folder / f"{candidate}.json"):
                 return candidate
     except OSError as exc:

@@ -17,7 +17,7 @@ from ..clip import Clip, ClipState, Segment
 from ..errors import EncodeError, OutputError
 from .files import PART_SUFFIX, open_ordinary
 from .folder_lock import LOCK_FILE, FolderLock
-from .manifest import read_manifest, write_manifest
+from .manifest import RECORDS, read_manifest, write_manifest
 from .mending import ClipReview, Plan, UnmendableError
 from .salvage import salvage
 from .segment_reader import open_segment
@@ -147,7 +147,7 @@ class _FolderMending:
         clips: dict[str, list[str]] = {
             entry.removesuffix(".json"): []
             for entry in self._entries
-            if entry.endswith(".json") and entry not in ("session.json", ".json")
+            if entry.endswith(".json") and entry.removesuffix(".json") not in (*RECORDS, "")
         }
         for entry in self._entries:
             match = _SEGMENT.fullmatch(entry)

@@ -122,8 +122,11 @@ class ClipEvidence:
         return {step for video in videos for step in video.steps}
 
 
+_SESSION = ("session.json", "session-pace.json")
+
+
 def manifests(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if path.name != "session.json" and path.is_file())
+    return sorted(path for path in folder.glob("*.json") if path.name not in _SESSION and path.is_file())
 
 
 def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
