@@ -211,6 +211,26 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class RenewableBackend(Backend, Protocol):
+    """A backend whose simulator may be another one from some clip on: other bodies, another scene.
+
+    Until it is asked, it captures what `open` or the last `renewed` announced; where the simulator has changed so
+    much that it can't, `capture` raises `SourceChangedError`.
+    """
+
+    def renewed(self) -> CaptureFormat | None:
+        """Return the format of the captures from here on; None: as before.
+
+        Asked when a clip begins, before its first capture; may take as long as `open`, of which it keeps the size of
+        the pictures and the device. Captures made before it are drawn by the renderer that was announced for them.
+
+        Raises:
+            BackendError: what is simulated now can't be recorded; captures fail until it can.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One closed MP4 file of a clip."""

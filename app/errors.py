@@ -29,6 +29,10 @@ class CaptureError(StepreelError):
     """A picture or snapshot can't be taken, or isn't of the announced dtype, shape or size."""
 
 
+class SourceChangedError(CaptureError):
+    """The simulator is no longer the one that the clip began with: nothing more of this clip can be captured."""
+
+
 class EncodeError(StepreelError):
     """A segment can't be encoded or written."""
 

@@ -1,12 +1,16 @@
-"""`Camera`: where a picture is taken from, in the conventions of Newton's viewer."""
+"""`Camera`: where a picture is taken from, in the conventions of Newton's viewer; `CameraSource`: it, or what says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..errors import ConfigurationError
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CaptureError, ConfigurationError
 
 Vector = tuple[float, float, float]
 
@@ -63,6 +67,62 @@ class Camera:
     def to_json(self) -> dict[str, object]:
         """Return the camera in JSON types."""
         return {"eye": list(self.eye), "lookat": list(self.lookat), "fov": self.fov}
+
+    def to_floats(self) -> NDArray[np.float32]:
+        """Return eye, lookat and fov, shape `[7]`, as they travel in a snapshot."""
+        return np.array((*self.eye, *self.lookat, self.fov), dtype=np.float32)
+
+    @classmethod
+    def from_floats(cls, floats: NDArray[np.float32]) -> Camera:
+        """Return the camera of `to_floats`.
+
+        Raises:
+            ConfigurationError: they are none's.
+        """
+        x, y, z, to_x, to_y, to_z, fov = floats.tolist()
+        return cls(eye=(x, y, z), lookat=(to_x, to_y, to_z), fov=fov)
+
+
+CAMERA_NBYTES = 28
+"""Bytes of `Camera.to_floats`."""
+
+CameraSource = Camera | Callable[[], Camera]
+"""A camera that stands still, or a function that returns where it is now: asked at each capture, on the training
+thread."""
+
+
+def choose_camera(
+    camera: CameraSource | None, *, eye: Vector | None, lookat: Vector | None, fov: float | None
+) -> CameraSource:
+    """Return `camera`, or a still one made of what is given of the rest.
+
+    Raises:
+        ConfigurationError: both are given, or neither can be a camera.
+    """
+    parts: dict[str, Any] = {"eye": eye, "lookat": lookat, "fov": fov}
+    given = {name: value for name, value in parts.items() if value is not None}
+    if camera is None:
+        return Camera(**given)
+    if given:
+        raise ConfigurationError(
+            f"camera: got {camera!r} beside {', '.join(f'{name}={value!r}' for name, value in given.items())}; "
+            "allowed: a camera, or eye, lookat and fov"
+        )
+    if isinstance(camera, Camera) or callable(camera):
+        return camera
+    raise ConfigurationError(f"camera: got {camera!r}; allowed: a Camera, or a function that returns one")
+
+
+def current_camera(source: CameraSource) -> Camera:
+    """Return where a picture is taken from now.
+
+    Raises:
+        CaptureError: the function returned something else than a camera.
+    """
+    camera = source if isinstance(source, Camera) else source()
+    if isinstance(camera, Camera):
+        return camera
+    raise CaptureError(f"the camera function returned {camera!r}; return a stepreel.backends.camera.Camera")
 
 
 def _point(name: str, value: object) -> Vector:

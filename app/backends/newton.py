@@ -1,7 +1,8 @@
 """`NewtonBackend`: takes snapshots of a Newton simulation on the training thread.
 
 A snapshot is what a picture needs of a `newton.State` and nothing else: transforms of the bodies in the picture
-(float32, `[bodies, 7]`), then positions of the particles in it (float32, `[particles, 3]`). A worker draws it.
+(float32, `[bodies, 7]`), then positions of the particles in it (float32, `[particles, 3]`), then, where the camera
+follows something, the camera (float32, `[7]`). A worker draws it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..clip import CaptureFormat, CaptureRequest, PendingSnapshot, Slot, Snapshot
 from ..errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
-from .camera import Camera, Vector
+from .camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
 from .drawing_place import DrawingPlace, choose_place
 from .newton_renderer import FallbackRenderer, GlRenderer, View, WarpRenderer
 from .newton_scene import Floats, Selection, build_scene, select
@@ -46,6 +47,8 @@ class NewtonBackend:
         eye: Position of the camera [m].
         lookat: The point in the middle of the picture [m].
         fov: Vertical field of view [degrees].
+        camera: The camera, instead of `eye`, `lookat` and `fov`; a function that returns one is called at every
+            capture, and what it raises costs that frame.
         visible_worlds: Indices of the worlds in the picture, which stand side by side as in Newton's viewer; None:
             the first 16. Shapes of no world are always in it.
         world_spacing: Distances of neighbouring worlds along each axis [m], in a grid as in Newton's viewer; zeros show
@@ -62,9 +65,10 @@ class NewtonBackend:
         model: Any,
         get_state: Callable[[], Any],
         *,
-        eye: Vector = (7.5, 7.5, 7.5),
-        lookat: Vector = (0.0, 0.0, 0.0),
-        fov: float = 45.0,
+        eye: Vector | None = None,
+        lookat: Vector | None = None,
+        fov: float | None = None,
+        camera: CameraSource | None = None,
         visible_worlds: Sequence[int] | None = None,
         world_spacing: Vector | None = None,
         renderer: str = "auto",
@@ -74,7 +78,7 @@ class NewtonBackend:
             raise ConfigurationError(f"renderer: got {renderer!r}; allowed: one of {', '.join(_RENDERERS)}")
         if not callable(get_state):
             raise ConfigurationError(f"get_state: got {get_state!r}; allowed: a function that returns a newton.State")
-        self._camera = Camera(eye=eye, lookat=lookat, fov=fov)
+        self._camera = choose_camera(camera, eye=eye, lookat=lookat, fov=fov)
         self._steps_per_second = _checked_rate(steps_per_second)
         self._visible_worlds = None if visible_worlds is None else _checked_worlds(visible_worlds)
         self._world_spacing = None if world_spacing is None else _checked_spacing(world_spacing)
@@ -103,7 +107,8 @@ class NewtonBackend:
         selection = select(model, worlds)
         view = View(
             scene=build_scene(model, selection, self._world_spacing),
-            camera=self._camera,
+            camera=self._first_camera(),
+            is_camera_captured=not isinstance(self._camera, Camera),
             width=width or DEFAULT_WIDTH,
             height=height or DEFAULT_HEIGHT,
             tracer_device="cpu" if place.gpu is None else "cuda:0",
@@ -114,7 +119,7 @@ class NewtonBackend:
         return CaptureFormat(
             width=view.width,
             height=view.height,
-            nbytes=self._source.nbytes,
+            nbytes=view.snapshot_nbytes,
             steps_per_second=self._steps_per_second,
             renderer=self._make_renderer(view),
             worker_environment=place.environment,
@@ -130,11 +135,16 @@ class NewtonBackend:
         graph is being captured.
 
         Raises:
-            CaptureError: `get_state` gave no state of this model.
+            CaptureError: `get_state` gave no state of this model, or the camera function no camera.
         """
         if self._source is None:
             raise CaptureError("the backend is not open; call open first")
-        return self._source.capture(self._get_state(), slot)
+        if isinstance(self._camera, Camera):
+            return self._source.capture(self._get_state(), slot.array(self._source.nbytes))
+        camera = current_camera(self._camera).to_floats()
+        target = slot.array(self._source.nbytes + CAMERA_NBYTES)
+        target[self._source.nbytes :] = camera.view(np.uint8)
+        return self._source.capture(self._get_state(), target)
 
     def close(self) -> None:
         """Let go of the staging memory. Snapshots still pending stay valid."""
@@ -163,9 +173,18 @@ class NewtonBackend:
         except CaptureError as exc:
             raise BackendError(f"called get_state once to see whether the simulation can be recorded: {exc}") from exc
 
+    def _first_camera(self) -> Camera:
+        try:
+            return current_camera(self._camera)
+        except Exception as exc:
+            raise BackendError(
+                f"called the camera function once to see whether it tells a camera, found {type(exc).__name__}: {exc}"
+            ) from exc
+
     def _details(self, view: View, selection: Selection, place: DrawingPlace) -> dict[str, Any]:
         return {
-            "camera": self._camera.to_json(),
+            "camera": view.camera.to_json(),
+            "camera_follows": view.is_camera_captured,
             "renderer": self._name,
             "worlds": int(self._model.world_count),
             "visible_worlds": list(selection.worlds),
@@ -192,16 +211,15 @@ class _HostSource:
     def check(self, state: Any) -> None:
         _check_state(state, self._body_count, self._particle_count)
 
-    def capture(self, state: Any, slot: Slot) -> Snapshot:
+    def capture(self, state: Any, target: NDArray[np.uint8]) -> Snapshot:
         self.check(state)
-        target = slot.array(self.nbytes)
         if self._bodies:
             rows = target[: self._body_nbytes].view(np.float32).reshape(-1, 7)
             _copy_rows(rows, self._view(state.body_q), self._bodies)
         if self._particles:
-            rows = target[self._body_nbytes :].view(np.float32).reshape(-1, 3)
+            rows = target[self._body_nbytes : self.nbytes].view(np.float32).reshape(-1, 3)
             _copy_rows(rows, self._view(state.particle_q), self._particles)
-        return Snapshot(nbytes=self.nbytes)
+        return Snapshot(nbytes=target.nbytes)
 
     def _view(self, array: Any) -> Floats:
         """Return an array's memory as numpy sees it; the views of the states that swap are kept."""
@@ -232,11 +250,10 @@ class _DeviceSource:
     def check(self, state: Any) -> None:
         _check_state(state, self._body_count, self._particle_count)
 
-    def capture(self, state: Any, slot: Slot) -> PendingSnapshot:
+    def capture(self, state: Any, target: NDArray[np.uint8]) -> PendingSnapshot:
         import warp as wp
 
         self.check(state)
-        target = slot.array(self.nbytes)
         staging = self._idle_staging()
         stream = wp.get_stream(self._device)
         for first, source, count in self._bodies:

@@ -1,7 +1,7 @@
 """The renderers of Newton snapshots: pickled by the training process, opened and used in a worker.
 
 A snapshot is the transforms of the scene's bodies (float32, `[bodies, 7]`) followed by the positions of its particles
-(float32, `[particles, 3]`).
+(float32, `[particles, 3]`), and, where the camera follows something, by the camera (float32, `[7]`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, RendererUnavailableError
-from .camera import Camera
+from .camera import CAMERA_NBYTES, Camera
 from .newton_scene import Floats, HeightfieldSource, MeshSource, Scene
 
 Pixels = NDArray[np.uint8]
@@ -34,12 +34,30 @@ class View:
 
     scene: Scene
     camera: Camera
+    """As it was when the recorder was opened, or as it stays."""
     width: int
     height: int
     tracer_device: str = "cpu"
     """Warp device of the ray tracer: "cpu" or "cuda:0"."""
     egl_device: int = 0
     """Which of the EGL devices that the system lists draws with OpenGL."""
+    is_camera_captured: bool = False
+    """Whether each snapshot ends with a camera of its own."""
+
+    @property
+    def snapshot_nbytes(self) -> int:
+        """Bytes of a snapshot."""
+        return 4 * (self.scene.bodies.size + self.scene.particles.size) + CAMERA_NBYTES * self.is_camera_captured
+
+    def camera_of(self, snapshot: Pixels) -> Camera:
+        """Return the camera that a snapshot is drawn from.
+
+        Raises:
+            ConfigurationError: the snapshot's is none.
+        """
+        return (
+            Camera.from_floats(snapshot[-CAMERA_NBYTES:].view(np.float32)) if self.is_camera_captured else self.camera
+        )
 
 
 class GlRenderer:
@@ -58,7 +76,7 @@ class GlRenderer:
             RendererUnavailableError: no context could be made here.
         """
         # The viewer needs Warp for a few small arrays only; on the CPU they take nothing from a training GPU.
-        self._stage = _open_stage(self._view.scene, "cpu")
+        self._stage = _open_stage(self._view, "cpu")
         try:
             self._viewer = _headless_viewer(self._view)
         except Exception as exc:
@@ -69,7 +87,7 @@ class GlRenderer:
             ) from exc
         self._viewer.set_model(self._stage.model)
         self._viewer.show_particles = bool(self._view.scene.particle_drawn.any())
-        self._aim()
+        self._camera: Camera | None = None
         self._picture = _warp().empty((self._view.height, self._view.width, 3), dtype=_warp().uint8, device="cpu")
         # Newton 1.6 knows the parameter by another name.
         parameters = inspect.signature(self._viewer.get_frame).parameters
@@ -78,6 +96,7 @@ class GlRenderer:
     def render(self, snapshot: Pixels) -> Pixels:
         """See `stepreel.clip.Renderer.render`."""
         state = self._stage.set(snapshot)
+        self._aim(self._view.camera_of(snapshot))
         # Another renderer of this process may have drawn last, in a context of its own.
         self._viewer.renderer.window.switch_to()
         self._viewer.begin_frame(0.0)
@@ -92,8 +111,10 @@ class GlRenderer:
         self._viewer.renderer.window.switch_to()
         self._viewer.close()
 
-    def _aim(self) -> None:
-        camera = self._view.camera
+    def _aim(self, camera: Camera) -> None:
+        if camera == self._camera:
+            return
+        self._camera = camera
         pitch, yaw = camera.pitch_yaw(self._view.scene.up_axis)
         self._viewer.set_camera(pos=_warp().vec3(*camera.eye), pitch=pitch, yaw=yaw)
         self._viewer.camera.fov = camera.fov
@@ -115,7 +136,7 @@ class WarpRenderer:
             RendererUnavailableError: this version of Newton has no ray tracer, or it can't be set up.
         """
         device = self._view.tracer_device
-        self._stage = _open_stage(self._view.scene, device)
+        self._stage = _open_stage(self._view, device)
         try:
             with _warp().ScopedDevice(device):
                 self._tracer = _open_tracer(self._stage.model, self._view)
@@ -130,6 +151,7 @@ class WarpRenderer:
         """See `stepreel.clip.Renderer.render`."""
         state = self._stage.set(snapshot)
         with _warp().ScopedDevice(self._view.tracer_device):
+            self._tracer.aim(self._view.camera_of(snapshot))
             if self._stage.model.shape_count:
                 self._stage.model.bvh_refit_shapes(state)
             if self._stage.model.particle_count:
@@ -188,13 +210,15 @@ class FallbackRenderer:
 class _Stage:
     """A Newton model of nothing but the scene, and one state that takes on each snapshot."""
 
-    def __init__(self, scene: Scene, device: str) -> None:
+    def __init__(self, view: View, device: str) -> None:
+        scene = view.scene
         self.model = _build_model(scene, device)
         self._state = self.model.state()
         self._body_values = scene.bodies.size
         self._body_offsets = scene.body_offsets
         self._particle_offsets = scene.particle_offsets
-        self._nbytes = 4 * (scene.bodies.size + scene.particles.size)
+        self._particle_values = scene.particles.size
+        self._nbytes = view.snapshot_nbytes
 
     def set(self, snapshot: Pixels) -> Any:
         """Return the `newton.State` of a snapshot; it is valid until the next one is set."""
@@ -206,11 +230,12 @@ class _Stage:
             bodies[:, :3] += self._body_offsets
             self._state.body_q.assign(bodies)
         if len(self._particle_offsets):
-            self._state.particle_q.assign(values[self._body_values :].reshape(-1, 3) + self._particle_offsets)
+            particles = values[self._body_values :][: self._particle_values].reshape(-1, 3)
+            self._state.particle_q.assign(particles + self._particle_offsets)
         return self._state
 
 
-def _open_stage(scene: Scene, device: str) -> _Stage:
+def _open_stage(view: View, device: str) -> _Stage:
     """Return the stage of a scene.
 
     Raises:
@@ -224,11 +249,11 @@ def _open_stage(scene: Scene, device: str) -> _Stage:
         # Its banner and a line for each kernel that it loads are nothing that a training run's console should show.
         wp.config.log_level = wp.LOG_WARNING
     try:
-        return _Stage(scene, device)
+        return _Stage(view, device)
     except Exception as exc:
         raise BackendError(
-            f"tried to load a scene of {len(scene.shape_type)} shapes on {device}, found {type(exc).__name__}: {exc}; "
-            "see whether the worker runs the same newton and warp-lang, and can read the textures"
+            f"tried to load a scene of {len(view.scene.shape_type)} shapes on {device}, found {type(exc).__name__}: "
+            f"{exc}; see whether the worker runs the same newton and warp-lang, and can read the textures"
         ) from exc
 
 
@@ -242,17 +267,22 @@ class _CameraTracer:
         self._sensor.create_default_light(direction=_sun_rays(view.scene.up_axis))
         self._settings = self._sensor.default_render_config
         self._clear = SensorCamera.ClearData(clear_color=_BACKGROUND)
-        self._rays = SensorCamera.compute_camera_rays_pinhole(
-            view.width, view.height, camera_fov=math.radians(view.camera.fov), device=model.device
-        )
-        self._transforms = _camera_transforms(model, view)
+        self._eye = _Eye(model, view)
         self._color = self._sensor.allocate_image_color(1, view.width, view.height)
         _set_look(self._settings, view.scene)
+
+    def aim(self, camera: Camera) -> None:
+        if self._eye.aim(camera):
+            from newton.sensors import SensorCamera
+
+            self._rays = SensorCamera.compute_camera_rays_pinhole(
+                *self._eye.size, camera_fov=math.radians(camera.fov), device=self._sensor.device
+            )
 
     def draw(self, state: Any) -> Pixels:
         self._sensor.update(
             state,
-            self._transforms,
+            self._eye.transforms,
             self._rays,
             color_image=self._color,
             clear_data=self._clear,
@@ -272,15 +302,36 @@ class _TiledTracer:
         self._sensor = SensorTiledCamera(model, default_render_config=self._settings)
         self._sensor.utils.create_default_light(enable_shadows=True, direction=_sun_rays(view.scene.up_axis))
         self._clear = SensorTiledCamera.ClearData(clear_color=_BACKGROUND)
-        self._rays = self._sensor.utils.compute_camera_rays_pinhole(
-            view.width, view.height, camera_fovs=math.radians(view.camera.fov)
-        )
-        self._transforms = _camera_transforms(model, view).reshape((1, 1))
+        self._eye = _Eye(model, view)
         self._color = self._sensor.utils.create_color_image_output(view.width, view.height)
 
+    def aim(self, camera: Camera) -> None:
+        if self._eye.aim(camera):
+            self._rays = self._sensor.utils.compute_camera_rays_pinhole(
+                *self._eye.size, camera_fovs=math.radians(camera.fov)
+            )
+
     def draw(self, state: Any) -> Pixels:
-        self._sensor.update(state, self._transforms, self._rays, color_image=self._color, clear_data=self._clear)
+        transforms = self._eye.transforms.reshape((1, 1))
+        self._sensor.update(state, transforms, self._rays, color_image=self._color, clear_data=self._clear)
         return _rgba(self._color.numpy()[0, 0])
+
+
+class _Eye:
+    """The ray tracer's camera, which moves between pictures."""
+
+    def __init__(self, model: Any, view: View) -> None:
+        self.size = (view.width, view.height)
+        self.transforms = _warp().zeros(1, dtype=_warp().transformf, device=model.device)
+        self._up_axis = view.scene.up_axis
+        self._camera: Camera | None = None
+
+    def aim(self, camera: Camera) -> bool:
+        """Move to `camera`; return whether its rays are others than before."""
+        known, self._camera = self._camera, camera
+        if camera != known:
+            self.transforms.assign(np.array([[*camera.eye, *camera.rotation(self._up_axis)]], dtype=np.float32))
+        return known is None or camera.fov != known.fov
 
 
 def _set_look(settings: Any, scene: Scene) -> None:
@@ -304,11 +355,6 @@ def _open_tracer(model: Any, view: View) -> _CameraTracer | _TiledTracer:
     from newton import sensors
 
     return _CameraTracer(model, view) if hasattr(sensors, "SensorCamera") else _TiledTracer(model, view)
-
-
-def _camera_transforms(model: Any, view: View) -> Any:
-    transform = [*view.camera.eye, *view.camera.rotation(view.scene.up_axis)]
-    return _warp().array([transform], dtype=_warp().transformf, device=model.device)
 
 
 def _rgba(packed: NDArray[np.uint32]) -> Pixels:

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stepreel.backends.camera import Camera
-from stepreel.errors import ConfigurationError
+from stepreel.backends.camera import Camera, choose_camera, current_camera
+from stepreel.errors import CaptureError, ConfigurationError
 
 coordinates = st.floats(min_value=-50, max_value=50, allow_nan=False)
 points = st.tuples(coordinates, coordinates, coordinates)
@@ -53,6 +53,42 @@ def test_an_eye_at_its_own_target_is_refused() -> None:
 def test_numbers_of_any_kind_become_floats() -> None:
     camera = Camera(eye=tuple(np.array([1, 2, 3], dtype=np.int32)), lookat=(0, 0, 0), fov=60)
     assert camera.to_json() == {"eye": [1.0, 2.0, 3.0], "lookat": [0.0, 0.0, 0.0], "fov": 60.0}
+
+
+@given(eye=points, lookat=points, fov=st.floats(1.0, 170.0))
+def test_a_camera_comes_back_from_its_floats(
+    eye: tuple[float, float, float], lookat: tuple[float, float, float], fov: float
+) -> None:
+    assume(math.dist(eye, lookat) > 1e-3)
+    camera = Camera(eye=eye, lookat=lookat, fov=fov)
+    again = Camera.from_floats(camera.to_floats())
+    assert (*again.eye, *again.lookat, again.fov) == pytest.approx((*eye, *lookat, fov), rel=1e-6, abs=1e-6)
+
+
+def test_what_is_not_given_of_a_still_camera_is_its_default() -> None:
+    assert choose_camera(None, eye=None, lookat=None, fov=None) == Camera()
+    assert choose_camera(None, eye=(1, 2, 3), lookat=None, fov=30) == Camera(eye=(1, 2, 3), fov=30)
+
+
+def test_a_camera_beside_an_eye_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^camera: got Camera\(.*beside eye=\(1, 2, 3\); allowed: "):
+        choose_camera(Camera(), eye=(1, 2, 3), lookat=None, fov=None)
+
+
+def test_what_is_no_camera_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^camera: got 'above'; allowed: "):
+        choose_camera("above", eye=None, lookat=None, fov=None)  # type: ignore[arg-type]
+
+
+def test_a_camera_function_is_asked_each_time() -> None:
+    cameras = [Camera(fov=30), Camera(fov=40)]
+    source = choose_camera(lambda: cameras.pop(0), eye=None, lookat=None, fov=None)
+    assert [current_camera(source).fov, current_camera(source).fov] == [30, 40]
+
+
+def test_a_camera_function_that_returns_no_camera_costs_the_capture() -> None:
+    with pytest.raises(CaptureError, match=r"the camera function returned \(1, 2, 3\); return a .*Camera"):
+        current_camera(lambda: (1, 2, 3))  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize(

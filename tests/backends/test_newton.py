@@ -20,6 +20,7 @@ import newton
 import warp as wp
 
 from stepreel.backends import drawing_place
+from stepreel.backends.camera import Camera
 from stepreel.backends.drawing_place import choose_place
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
@@ -487,6 +488,67 @@ def test_every_capture_reads_the_state_that_is_current_then(slot: PoolSlot) -> N
         assert (captured(backend, slot).view(np.float32) == states[step].body_q.numpy().reshape(-1)).all()
 
 
+@both_renderers
+def test_a_following_camera_keeps_in_the_middle_what_it_follows(slot: PoolSlot, renderer: str) -> None:
+    builder = sphere(0.2)
+    builder.add_shape_box(-1, hx=0.1, hy=0.1, hz=0.1, xform=wp.transform((0.0, 0.0, -9.0), wp.quat_identity()))
+    model = builder.finalize(device="cpu")
+    state = model.state()
+
+    def beside() -> Camera:
+        x, y, z = state.body_q.numpy()[0, :3].tolist()
+        return Camera(eye=(x - 3.0, y, z), lookat=(x, y, z), fov=40.0)
+
+    backend = NewtonBackend(model, lambda: state, camera=beside, renderer=renderer)
+    capture_format = opened(backend)
+    assert capture_format.nbytes == 28 + 28
+    assert capture_format.details["camera_follows"]
+    snapshots = []
+    for place in ((0.0, 0.0, 0.0), (5.0, -2.0, 1.0)):
+        state.body_q.numpy()[0, :3] = place
+        snapshots.append(captured(backend, slot))
+    # The body where it was, and the camera where it is now: out of the picture.
+    gone = np.concatenate([snapshots[0][:28], snapshots[1][28:]])
+    first, second, background = draw_here(capture_format, *snapshots, gone)
+    for picture in (first, second):
+        assert center_of_change(picture, background) == pytest.approx((WIDTH / 2, HEIGHT / 2), abs=2)
+
+
+@pytest.mark.parametrize("answer", [None, (1.0, 2.0, 3.0), ZeroDivisionError()])
+def test_a_camera_function_that_tells_no_camera_costs_the_frame(slot: PoolSlot, answer: object) -> None:
+    model = worlds_of(sphere(), 2)
+    answers: list[object] = [Camera(), answer, Camera()]
+
+    def camera() -> Camera:
+        told = answers.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        return told  # type: ignore[return-value]
+
+    backend = NewtonBackend(model, model.state, camera=camera)
+    opened(backend)
+    with pytest.raises((CaptureError, ZeroDivisionError)):
+        backend.capture(REQUEST, slot)
+    assert len(captured(backend, slot)) == 56 + 28
+
+
+def test_a_camera_function_that_tells_no_camera_before_training_is_refused() -> None:
+    model = worlds_of(sphere(), 2)
+    with pytest.raises(BackendError, match=r"called the camera function once .* returned None"):
+        opened(NewtonBackend(model, model.state, camera=lambda: None))  # type: ignore[arg-type]
+
+
+@both_renderers
+def test_a_captured_camera_that_is_none_costs_the_frame(slot: PoolSlot, renderer: str) -> None:
+    model = worlds_of(sphere(), 2)
+    backend = NewtonBackend(model, model.state, camera=Camera, renderer=renderer)
+    capture_format = opened(backend)
+    broken = captured(backend, slot)
+    broken.view(np.float32)[-7:] = np.nan
+    with pytest.raises(StepreelError, match=r"eye: got .*nan"):
+        draw_here(capture_format, broken)
+
+
 def test_a_state_of_another_model_costs_the_frame(slot: PoolSlot) -> None:
     model, other = worlds_of(sphere(), 2), worlds_of(sphere(), 3)
     states: list[Any] = [model.state(), other.state(), None, model.state()]
@@ -549,6 +611,7 @@ def test_something_else_than_a_model_is_refused() -> None:
         ("eye", (0.0, math.nan, 0.0)),
         ("eye", (0.0, 0.0, 0.0)),
         ("fov", 0),
+        ("camera", "above"),
     ],
 )
 def test_a_setting_that_can_not_work_is_refused_at_construction(setting: str, value: Any) -> None:
@@ -583,6 +646,7 @@ def test_the_format_says_what_is_recorded() -> None:
     assert capture_format.worker_environment["CUDA_VISIBLE_DEVICES"] == ""
     assert capture_format.details == {
         "camera": {"eye": [4.0, 4.0, 3.0], "lookat": [0.0, 0.0, 0.0], "fov": 60.0},
+        "camera_follows": False,
         "renderer": backend.name,
         "worlds": 2,
         "visible_worlds": [0, 1],
