@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arguments import add_video_arguments
     from .blocking import Recorder
     from .clip import Clip, ClipState, DropCause, FrameCounts, Segment
     from .config import DropPolicy, RecorderConfig, WorkerPriority
@@ -50,9 +51,11 @@ __all__ = [
     "Summary",
     "WorkerError",
     "WorkerPriority",
+    "add_video_arguments",
 ]
 
 _HOMES = {
+    "arguments": ("add_video_arguments",),
     "blocking": ("Recorder",),
     "clip": ("Clip", "ClipState", "DropCause", "FrameCounts", "Segment"),
     "config": ("DropPolicy", "RecorderConfig", "WorkerPriority"),

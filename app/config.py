@@ -7,12 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from argparse import Namespace
+
 MAX_SIDE = 16384
 """Longest side of a picture [pixels], the limit of H.264 level 6.2 encoders."""
+FLAGS = (
+    *("video_length", "video_interval", "step_offset", "frame_stride"),
+    *("queue_depth", "queue_bytes", "drop_policy", "block_timeout_s"),
+)
+"""The settings that `stepreel.add_video_arguments` makes flags of, and `RecorderConfig.from_arguments` takes."""
 
 
 class DropPolicy(StrEnum):
@@ -128,6 +136,21 @@ class RecorderConfig:
         if 0 < self.video_length < self.frame_stride:
             raise _refusal("frame_stride", self.frame_stride, f"at most video_length ({self.video_length})")
 
+    @classmethod
+    def from_arguments(cls, args: Namespace, *, log_dir: str | Path) -> RecorderConfig:
+        """Return the settings that a command line gave, with clips in `<log_dir>/videos/train`, as in Isaac Lab.
+
+        Args:
+            args: Parsed by a parser that `stepreel.add_video_arguments` was given. Of these settings, those that
+                `args` lacks have their defaults; whatever else it has is passed over.
+            log_dir: Folder of the training run.
+
+        Raises:
+            ConfigurationError: the values don't go together, such as clips longer than their interval.
+        """
+        given = {name: getattr(args, name) for name in FLAGS if hasattr(args, name)}
+        return cls(output_dir=Path(log_dir, "videos", "train"), **given)
+
     @property
     def output_path(self) -> Path:
         """`output_dir` as a `Path`."""
@@ -136,6 +159,11 @@ class RecorderConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the settings in JSON types; a trigger is given by its qualified name."""
         return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
+
+
+def check_setting(name: str, value: object) -> str | None:
+    """Return what is allowed where a setting can't have `value`, whatever the others are; else None."""
+    return _CHECKS[name](value)
 
 
 def check_name(name: object) -> str | None:
