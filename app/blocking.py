@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,7 @@ from typing import Self
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from .clip import Backend, ClipHook
+from .clip import Backend, ClipHook, SegmentHook
 from .config import RecorderConfig
 from .errors import RecorderClosedError, RecordingError
 from .producer import Producer
@@ -34,11 +34,20 @@ class Recorder:
 
     The event loop runs in a thread of its own; frames go past it, straight into the queue. All methods belong to
     the thread that steps the simulation, except `statistics`, which may be called from any. The arguments and
-    what the constructor raises are `AsyncRecorder`'s; `on_clip_closed` is called on the event loop's thread.
+    what the constructor raises are `AsyncRecorder`'s; hooks are called on the event loop's thread.
     """
 
-    def __init__(self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None) -> None:
-        self._recorder = AsyncRecorder(config, backend, on_clip_closed=on_clip_closed)
+    def __init__(
+        self,
+        config: RecorderConfig,
+        backend: Backend | Mapping[str, Backend],
+        *,
+        on_clip_closed: ClipHook | None = None,
+        on_segment_closed: SegmentHook | None = None,
+    ) -> None:
+        self._recorder = AsyncRecorder(
+            config, backend, on_clip_closed=on_clip_closed, on_segment_closed=on_segment_closed
+        )
         self._producer: Producer | None = None
         self._portal: BlockingPortal | None = None
         self._resources = ExitStack()

@@ -293,3 +293,4 @@ class Clip:
 
 
 ClipHook = Callable[[Clip], None]
+SegmentHook = Callable[[Clip, Segment], None]

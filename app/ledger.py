@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -18,9 +17,12 @@ class ClipAccount:
     as encoded, and are counted as dropped after all where a lost worker took them along.
     """
 
-    def __init__(self, request: ClipRequest, *, backend: str, fps: float) -> None:
+    def __init__(self, request: ClipRequest, *, folder: Path, backend: str, fps: float) -> None:
         self.request = request
+        self.folder = folder
         self.name = request.name
+        self.is_named = False
+        """A file name was reserved for it."""
         self.fps = fps
         self.end_step: int | None = None
         self.width: int | None = None
@@ -131,6 +133,7 @@ class ClipAccount:
                 missing_steps=to_ranges(self._missing_steps, self.request.frame_stride),
                 segments=tuple(self._segments),
                 open_segment=self.open_segment,
+                folder=self.folder,
             )
 
     def _drop(self, step: int, cause: DropCause) -> None:
@@ -154,36 +157,39 @@ class ClipAccount:
 class Ledger:
     """The accounts of every clip of a recorder, in the order of their opening. Safe to call from any thread."""
 
-    def __init__(self, *, backend: str) -> None:
-        self._backend = backend
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._lock = Lock()
+        self._drawn_by: dict[str, str] = {}
         self._open: dict[int, ClipAccount] = {}
         self._closed: list[Clip] = []
         self._closed_counts = FrameCounts()
 
-    def open(self, request: ClipRequest, *, fps: float) -> ClipAccount:
+    def open(self, request: ClipRequest, *, backend: str, fps: float) -> ClipAccount:
         """Open the account of a clip."""
-        account = ClipAccount(request, backend=self._backend, fps=fps)
+        drawn_by = self._drawn_by.get(request.stream, backend)
+        account = ClipAccount(request, folder=self._folder, backend=drawn_by, fps=fps)
         with self._lock:
             self._open[request.clip_index] = account
         return account
 
-    def drawn_by(self, backend: str) -> None:
-        """Book what really draws, where that is only known once a worker has opened it."""
+    def drawn_by(self, stream: str, backend: str) -> None:
+        """Book what really draws a stream, where that is only known once a worker has opened it."""
         with self._lock:
-            self._backend = backend
+            self._drawn_by[stream] = backend
             for account in self._open.values():
-                account.backend = backend
+                if account.request.stream == stream:
+                    account.backend = backend
 
     def account(self, clip_index: int) -> ClipAccount | None:
         """Return the account of a clip that is open; None where it never was, or is closed."""
         with self._lock:
             return self._open.get(clip_index)
 
-    def close(self, account: ClipAccount, folder: Path) -> Clip:
-        """Settle an account for good; return its clip, whose files are in `folder`."""
+    def close(self, account: ClipAccount) -> Clip:
+        """Settle an account for good; return its clip."""
         account.close()
-        clip = replace(account.to_clip(), folder=folder)
+        clip = account.to_clip()
         with self._lock:
             del self._open[account.request.clip_index]
             self._closed.append(clip)

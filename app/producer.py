@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .clip import (
-    Backend,
     CaptureFormat,
     CaptureRequest,
     ClipRequest,
@@ -26,6 +25,7 @@ from .ledger import ClipAccount, Ledger
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .scheduling.schedule import Action, BeginClip, Capture, ClipSchedule, EndClip
 from .statistics import Timings
+from .stream import Stream
 
 _TROUBLE_INTERVAL_S = 1.0
 
@@ -54,13 +54,23 @@ class Trouble:
     facts: dict[str, Any]
 
 
-News = ClipOpened | ClipEnded | Trouble
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRenewed:
+    """For the event loop: clips of this stream that open from now on are captured, and drawn, otherwise."""
+
+    stream: str
+    version: int
+    format: CaptureFormat
+
+
+News = StreamRenewed | ClipOpened | ClipEnded | Trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OnItsWay:
     """A capture whose copy from the device is still under way."""
 
+    stream: Stream
     request: CaptureRequest
     snapshot: PendingSnapshot
     slot: PoolSlot
@@ -74,16 +84,13 @@ class Producer:
         held: Under `DropPolicy.BLOCK`, captures that found no room; whoever called waits for it, then calls
             `settle_held`.
         captures: Durations of captures.
-        capture_nbytes: Bytes of the last capture; 0 before the first, where the backend can't tell.
     """
 
     def __init__(
         self,
         config: RecorderConfig,
-        backend: Backend,
-        capture_format: CaptureFormat,
+        streams: Sequence[Stream],
         *,
-        fps: float,
         queue: FrameQueue,
         pool: FramePool,
         ledger: Ledger,
@@ -92,12 +99,10 @@ class Producer:
         self.news: deque[News] = deque()
         self.held: deque[QueuedFrame] = deque()
         self.captures = Timings()
-        self.capture_nbytes = capture_format.nbytes or 0
-        self._backend = backend
+        self._streams = streams
         self._queue = queue
         self._pool = pool
         self._ledger = ledger
-        self._fps = fps
         self._ring = doorbell.ring
         self._waits_for_room = config.drop_policy is DropPolicy.BLOCK
         self._block_timeout_s = config.block_timeout_s
@@ -106,7 +111,8 @@ class Producer:
                 config,
                 episode_trigger=self._guard(config.episode_trigger),
                 step_trigger=self._guard(config.step_trigger),
-            )
+            ),
+            added_nbytes=max(len(stream.prefix.encode()) for stream in streams) - len(config.name_prefix.encode()),
         )
         self._troubles: dict[tuple[str, str], tuple[float, int]] = {}
         self._on_their_way: deque[_OnItsWay | ClipEnded] = deque()
@@ -114,6 +120,11 @@ class Producer:
         self._closed = False
         self._is_capturing = False
         self._wake_step = 0
+
+    @property
+    def capture_nbytes(self) -> int:
+        """Bytes of the largest stream's last capture; 0 before a first one where no backend can tell."""
+        return max(stream.capture_nbytes for stream in self._streams)
 
     @property
     def step_count(self) -> int:
@@ -190,10 +201,11 @@ class Producer:
             self._tell_waiting_troubles()
             self._closed = True
             self._wake_step = 0
-            try:
-                self._backend.close()
-            except Exception as exc:  # noqa: BLE001 - the recording is done; it is logged.
-                self._trouble("backend.failed", type(exc).__name__, error=str(exc))
+            for stream in self._streams:
+                try:
+                    stream.backend.close()
+                except Exception as exc:  # noqa: BLE001 - the recording is done; it is logged.
+                    self._trouble("backend.failed", type(exc).__name__, error=str(exc))
 
     def fail(self, failure: RecordingError) -> None:
         """Have the next call raise. Safe to call from any thread."""
@@ -234,28 +246,39 @@ class Producer:
         for action in actions:
             match action:
                 case BeginClip(clip=clip):
-                    self._tell(ClipOpened(account=self._ledger.open(clip, fps=self._fps)))
+                    for stream in self._streams:
+                        self._begin(stream, stream.clip(clip))
                 case Capture(request=request):
-                    self._capture(request)
+                    for stream in self._streams:
+                        self._capture(stream, stream.request(request))
                 case EndClip(clip=clip, end_step=end_step):
-                    self._end(clip, end_step)
+                    for stream in self._streams:
+                        self._end(stream.clip(clip), end_step)
         self._wake_step = 0 if self._on_their_way else self._schedule.wake_step
         if self._failure:
             self._wake_step = 0
 
-    def _capture(self, request: CaptureRequest) -> None:
+    def _begin(self, stream: Stream, clip: ClipRequest) -> None:
+        try:
+            if stream.renew():
+                self._tell(StreamRenewed(stream=stream.name, version=stream.version, format=stream.format))
+        except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this clip, not the training.
+            self._trouble("backend.failed", type(exc).__name__, error=str(exc))
+        self._tell(ClipOpened(account=self._ledger.open(clip, backend=stream.backend.name, fps=stream.fps)))
+
+    def _capture(self, stream: Stream, request: CaptureRequest) -> None:
         account = self._ledger.account(request.clip.clip_index)
         if account is None:  # An interruption came between the schedule and the opening of the clip.
             return
         account.frame_requested(request.step)
-        if not self._waits_for_room and not self._make_room(request, self.capture_nbytes):
+        if not self._waits_for_room and not self._make_room(request, stream.capture_nbytes):
             account.frame_dropped(request.step, DropCause.QUEUE_FULL)
             return
         slot = self._pool.lease()
         start = time.perf_counter()
         self._is_capturing = True
         try:
-            capture = self._backend.capture(request, slot)
+            capture = stream.backend.capture(request, slot)
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this frame, not the training.
             self._drop(request, DropCause.CAPTURE_FAILED, slot)
             self._trouble("capture.failed", type(exc).__name__, error=str(exc), step=request.step)
@@ -267,9 +290,9 @@ class Producer:
             self._is_capturing = False
         self.captures.add(time.perf_counter() - start)
         if isinstance(capture, Frame | Snapshot):
-            self._publish(QueuedFrame(request=request, capture=capture, slot=slot))
+            self._publish(stream, QueuedFrame(request=request, capture=capture, slot=slot))
         else:
-            self._on_their_way.append(_OnItsWay(request=request, snapshot=capture, slot=slot))
+            self._on_their_way.append(_OnItsWay(stream=stream, request=request, snapshot=capture, slot=slot))
 
     def _end(self, clip: ClipRequest, end_step: int) -> None:
         account = self._ledger.account(clip.clip_index)
@@ -301,16 +324,16 @@ class Producer:
             return True
         if snapshot is None:
             return False
-        self._publish(QueuedFrame(request=head.request, capture=snapshot, slot=head.slot))
+        self._publish(head.stream, QueuedFrame(request=head.request, capture=snapshot, slot=head.slot))
         return True
 
-    def _publish(self, frame: QueuedFrame) -> None:
+    def _publish(self, stream: Stream, frame: QueuedFrame) -> None:
         if frame.nbytes > frame.slot.room:
             self._drop(frame.request, DropCause.CAPTURE_FAILED, frame.slot)
             error = f"the backend announced {frame.nbytes} bytes, and asked its slot for {frame.slot.room}"
             self._trouble("capture.failed", "size", error=error, step=frame.request.step)
             return
-        self.capture_nbytes = frame.nbytes
+        stream.capture_nbytes = frame.nbytes
         waits = self._waits_for_room and self._queue.fits(frame.nbytes)
         if not waits and not self._make_room(frame.request, frame.nbytes):
             self._drop(frame.request, DropCause.QUEUE_FULL, frame.slot)

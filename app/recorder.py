@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
-from .clip import Backend, CaptureFormat, ClipHook
+from .clip import Backend, CaptureFormat, ClipHook, SegmentHook
 from .config import DropPolicy, RecorderConfig
 from .consumer import Consumer, populated_nbytes
 from .doorbell import Doorbell
@@ -24,11 +24,12 @@ from .errors import BackendError, ConfigurationError, OutputError, RecorderClose
 from .frame_pool import FramePool
 from .ledger import Ledger
 from .producer import Producer
+from .records import Hooks
 from .scheduling.frame_queue import FrameQueue
 from .session import SessionLog, now_iso, write_session
 from .statistics import Statistics, Summary
+from .stream import open_streams
 
-_DEFAULT_STEPS_PER_SECOND = 30.0
 _SPARE_POOL_NBYTES = 64 * 2**20
 """Address space beyond the queue's bytes, for captures that outgrow the first one."""
 
@@ -46,9 +47,11 @@ class AsyncRecorder:
 
     Args:
         config: All settings.
-        backend: The source of captures; opened here, closed when the recorder is.
+        backend: The source of captures; opened here, closed when the recorder is. Or several by name, as streams: each
+            step that is captured is captured of all of them, into clips called `<prefix>-<stream>-...`.
         on_clip_closed: Called on the event loop with each clip whose last manifest is on disk; what it raises is
             logged.
+        on_segment_closed: Called likewise with each segment that is whole on disk, and its clip as it is then.
 
     Raises:
         BackendError: the simulator can't be recorded.
@@ -56,29 +59,33 @@ class AsyncRecorder:
         OutputError: the output folder can't be made or written.
     """
 
-    def __init__(self, config: RecorderConfig, backend: Backend, *, on_clip_closed: ClipHook | None = None) -> None:
+    def __init__(
+        self,
+        config: RecorderConfig,
+        backend: Backend | Mapping[str, Backend],
+        *,
+        on_clip_closed: ClipHook | None = None,
+        on_segment_closed: SegmentHook | None = None,
+    ) -> None:
         self.config = config = _with_rank(config)
         self._folder = Path(os.path.abspath(config.output_dir))  # The training may change its working directory.
         _check_folder(self._folder)
-        capture_format = backend.open(width=config.width, height=config.height, worker_device=config.worker_device)
-        _check_format(config, capture_format)
+        self._streams = open_streams(config, backend)
+        for stream in self._streams:
+            _check_format(config, stream.format)
         self._lock = FolderLock.share(self._folder)
-        self._backend = backend
-        self._format = capture_format
         self._started_at = now_iso()
-        self._fps = config.fps or (capture_format.steps_per_second or _DEFAULT_STEPS_PER_SECOND) / config.frame_stride
-        self._pool = FramePool(_pool_nbytes(config, capture_format))
-        if capture_format.nbytes:
-            self._pool.populate(populated_nbytes(config, capture_format.nbytes))
+        nbytes = max(stream.format.nbytes or 0 for stream in self._streams)
+        self._pool = FramePool(_pool_nbytes(config, nbytes, len(self._streams)))
+        if all(stream.format.nbytes for stream in self._streams):
+            self._pool.populate(populated_nbytes(config, nbytes))
         self.queue = FrameQueue(depth=config.queue_depth, nbytes=config.queue_bytes, policy=config.drop_policy)
-        self._ledger = Ledger(backend=backend.name)
+        self._ledger = Ledger(self._folder)
         self._doorbell = Doorbell()
         self._log = SessionLog(self._folder)
         self.producer = Producer(
             config,
-            backend,
-            capture_format,
-            fps=self._fps,
+            self._streams,
             queue=self.queue,
             pool=self._pool,
             ledger=self._ledger,
@@ -87,15 +94,14 @@ class AsyncRecorder:
         self._consumer = Consumer(
             config,
             self._folder,
-            capture_format,
+            self._streams,
             self.producer,
-            fps=self._fps,
             queue=self.queue,
             pool=self._pool,
             ledger=self._ledger,
             doorbell=self._doorbell,
             log=self._log,
-            on_clip_closed=on_clip_closed,
+            hooks=Hooks(on_clip_closed=on_clip_closed, on_segment_closed=on_segment_closed),
             training_thread=threading.get_native_id(),
         )
         self._resources = AsyncExitStack()
@@ -121,7 +127,7 @@ class AsyncRecorder:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(self._consumer.run)
             stack.callback(self._consumer.stop)
-            self._log.info("session.opened", backend=self._backend.name, source=dict(self._format.details))
+            self._log.info("session.opened", streams=self._describe_streams())
             await self._write_session()
             stack.push_async_callback(self._close_session)
             stack.push_async_callback(self._consumer.aclose)
@@ -287,9 +293,7 @@ class AsyncRecorder:
             "schema": 1,
             "started_at": self._started_at,
             "ended_at": None,
-            "backend": self._backend.name,
-            "source": dict(self._format.details),
-            "fps": self._fps,
+            "streams": self._describe_streams(),
             "codec": self._consumer.codec,
             "configuration": self.config.to_json(),
             **facts,
@@ -299,6 +303,12 @@ class AsyncRecorder:
             await anyio.to_thread.run_sync(self._log.write_lines)
         except OSError as exc:
             self._log.warning("session.not_written", error=str(exc))
+
+    def _describe_streams(self) -> dict[str, Any]:
+        return {
+            stream.name: {"backend": stream.backend.name, "source": dict(stream.format.details), "fps": stream.fps}
+            for stream in self._streams
+        }
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -343,7 +353,7 @@ def _check_renderer(renderer: object) -> None:
         raise BackendError(f"the renderer {type(renderer).__qualname__} can't be sent to a worker: {exc}") from exc
 
 
-def _pool_nbytes(config: RecorderConfig, capture_format: CaptureFormat) -> int:
-    expected = populated_nbytes(config, capture_format.nbytes or 0)
-    blocked = (capture_format.nbytes or 0) if config.drop_policy is DropPolicy.BLOCK else 0
+def _pool_nbytes(config: RecorderConfig, capture_nbytes: int, stream_count: int) -> int:
+    expected = populated_nbytes(config, capture_nbytes)
+    blocked = capture_nbytes * stream_count if config.drop_policy is DropPolicy.BLOCK else 0
     return max(expected + blocked, config.queue_bytes) + _SPARE_POOL_NBYTES

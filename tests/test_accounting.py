@@ -17,6 +17,7 @@ from stepreel.frame_pool import FramePool
 from stepreel.ledger import ClipAccount, Ledger, add_counts
 from stepreel.producer import ClipEnded, ClipOpened, Producer
 from stepreel.scheduling.frame_queue import FrameQueue, QueuedFrame
+from stepreel.stream import open_streams
 
 from .recordings import expand, is_balanced
 
@@ -54,12 +55,10 @@ class Accounting(RuleBasedStateMachine):
         self.pool = FramePool(32 * 320 * 180 * 3)
         self.doorbell = Doorbell()
         self.queue = FrameQueue(depth=depth, nbytes=config.queue_bytes, policy=policy)
-        self.ledger = Ledger(backend=backend.name)
+        self.ledger = Ledger(Path())
         self.producer = Producer(
             config,
-            backend,
-            backend.open(width=None, height=None, worker_device="auto"),
-            fps=30.0,
+            open_streams(config, backend),
             queue=self.queue,
             pool=self.pool,
             ledger=self.ledger,
@@ -178,7 +177,7 @@ class Accounting(RuleBasedStateMachine):
             for frame in self.queue.discard(clip):
                 frame.slot.release()
                 self.accounts[clip].frame_dropped(frame.request.step, DropCause.CLOSED)
-        counts = [self.ledger.close(account, Path()).frames for account in self.accounts.values()]
+        counts = [self.ledger.close(account).frames for account in self.accounts.values()]
         assert set(self.accounts) == self.ended
         assert add_counts(counts) == self.ledger.counts
         assert self.ledger.counts.pending == 0

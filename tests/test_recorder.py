@@ -89,7 +89,7 @@ def test_under_every_policy_a_slow_worker_shifts_no_frame(output_dir: Path, poli
 
 
 def test_a_fault_in_the_recorder_itself_is_raised_at_start(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Consumer, "_opening_commands", lambda self: [None])
+    monkeypatch.setattr(Consumer, "_opening_commands", lambda self, seat: [None])
     with (
         pytest.raises(WorkerError, match="the recorder itself failed"),
         Recorder(config_at(output_dir), SyntheticBackend()),
@@ -428,7 +428,7 @@ def test_the_session_file_tells_configuration_backend_and_host(output_dir: Path)
     record(RecorderConfig(output_dir=output_dir, video_length=5, crf=30), SyntheticBackend(), 5)
     session = json.loads((output_dir / "session.json").read_text())
     assert session["configuration"]["crf"] == 30
-    assert session["backend"] == "synthetic"
+    assert session["streams"]["default"]["backend"] == "synthetic"
     assert session["codec"] == "libx264"
     assert session["ended_at"] > session["started_at"]
     assert session["host"]["versions"]["av"]

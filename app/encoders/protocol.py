@@ -4,7 +4,7 @@ A message is a JSON object with a `type`, and, where the type has one, a payload
 preceded by the lengths of both, as two big-endian 32-bit numbers. Nothing here does I/O.
 
     training process                          worker program
-    Configure, OpenStream          -->
+    Configure, OpenStream ...      -->
                                    <--        Ready, StreamOpened | StreamFailed
     BeginClip, EncodeFrame ...     -->
                                    <--        SegmentOpened, FrameDone ..., SegmentClosed
@@ -45,18 +45,24 @@ class Configure:
     segment_s: float | None
     segment_bytes: int | None
     priority: str
-    render_duty: float
     min_free_bytes: int
+    stream_count: int
+    """How many `OpenStream` follow before the worker is ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStream:
-    """What a stream's captures are. The payload is the pickled renderer; empty: the captures are pixels."""
+    """What a stream's captures are. The payload is the pickled renderer; empty: the captures are pixels.
+
+    A later `version` of a stream takes the place of the earlier ones, for the clips that begin with it.
+    """
 
     stream: str
+    version: int
     width: int | None
     height: int | None
     fps: float
+    render_duty: float
     payload: bytes = b""
 
 
@@ -66,6 +72,7 @@ class BeginClip:
 
     clip: int
     stream: str
+    version: int
     name: str
     start_step: int
     frame_stride: int

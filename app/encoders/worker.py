@@ -72,6 +72,9 @@ class _Stream:
     """One source of captures: opens its renderer once, and again for the next clip after a failure."""
 
     def __init__(self, opened: OpenStream) -> None:
+        self.name = opened.stream
+        self.version = opened.version
+        self.render_duty = opened.render_duty
         self._pickled = opened.payload
         self._renderer: Renderer | None = None
         self.fps = as_fraction(opened.fps)
@@ -120,7 +123,7 @@ class Worker:
         self._configuration: Configure | None = None
         self._lock: FolderLock | None = None
         """Kept to the end: a worker may outlive its recorder, and still has a segment to close."""
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[tuple[str, int], _Stream] = {}
         self._clips: dict[int, _ClipInWork] = {}
         self._codecs: dict[tuple[int, int], str] = {}
 
@@ -153,34 +156,46 @@ class Worker:
             stream.close()
 
     def _open_stream(self, command: OpenStream) -> None:
-        stream = self._streams[command.stream] = _Stream(command)
+        stream = _Stream(command)
+        self._streams[command.stream, command.version] = stream
+        if len(self._streams) > self._configured.stream_count:
+            self._open_renderer(stream)
+            return
         try:
             codec = self._codec(stream, stream.size or _TRIAL_SIZE)
         except StepreelError as exc:
             self._send(Refused(message=str(exc)))
             return
-        self._send(Ready(codec=codec if stream.size else None, versions=_versions()))
-        self._open_renderer(command.stream)
+        if len(self._streams) == self._configured.stream_count:
+            self._send(Ready(codec=codec if stream.size else None, versions=_versions()))
+            for one in self._streams.values():
+                self._open_renderer(one)
 
-    def _open_renderer(self, name: str) -> None:
-        stream = self._streams[name]
+    def _open_renderer(self, stream: _Stream) -> None:
         if not stream.needs_opening:
             return
         start = time.monotonic()
         try:
             renderer = stream.open()
         except Exception as exc:  # noqa: BLE001 - whatever a renderer raises costs its frames, not the worker.
-            self._send(StreamFailed(stream=name, message=_describe(exc)))
+            self._send(StreamFailed(stream=stream.name, message=_describe(exc)))
         else:
-            self._send(StreamOpened(stream=name, renderer=renderer, open_s=time.monotonic() - start))
+            self._send(StreamOpened(stream=stream.name, renderer=renderer, open_s=time.monotonic() - start))
+
+    def _close_replaced(self, stream: _Stream) -> None:
+        """Close a renderer that a later version of its stream has replaced, once no clip needs it."""
+        is_replaced = (stream.name, stream.version + 1) in self._streams
+        if is_replaced and all(clip.stream is not stream for clip in self._clips.values()):
+            stream.close()
 
     def _begin_clip(self, command: BeginClip) -> None:
-        self._open_renderer(command.stream)
+        stream = self._streams[command.stream, command.version]
+        self._open_renderer(stream)
         # Of a worker that was lost before it could report the segment: nothing in it is missed.
         unreported = f"{command.name}.{command.first_index:03d}.mp4{PART_SUFFIX}"
         with contextlib.suppress(OSError):
             (Path(self._configured.folder) / unreported).unlink(missing_ok=True)
-        self._clips[command.clip] = _ClipInWork(begin=command, stream=self._streams[command.stream])
+        self._clips[command.clip] = _ClipInWork(begin=command, stream=stream)
 
     def _encode_frame(self, command: EncodeFrame) -> None:
         clip = self._clips[command.clip]
@@ -200,7 +215,7 @@ class Worker:
             cpu_s=time.process_time() - cpu_start,
         )
         self._send(done)
-        self._rest_after(render_s)
+        self._rest_after(render_s, clip.stream.render_duty)
 
     def _pixels(
         self, clip: _ClipInWork, command: EncodeFrame
@@ -246,6 +261,7 @@ class Worker:
         if clip.writer:
             self._close_writer(clip, end_pts=command.end_pts)
         self._send(ClipDone(clip=command.clip))
+        self._close_replaced(clip.stream)
 
     def _close_writer(self, clip: _ClipInWork, *, end_pts: int | None) -> None:
         writer, clip.writer = clip.writer, None
@@ -328,9 +344,8 @@ class Worker:
             self._codecs[size] = choose_codec(self._settings(stream), *size)
         return self._codecs[size]
 
-    def _rest_after(self, render_s: float) -> None:
-        """Keep the share of time spent rendering at `render_duty`."""
-        duty = self._configured.render_duty
+    def _rest_after(self, render_s: float, duty: float) -> None:
+        """Keep the share of time spent rendering at the stream's `render_duty`."""
         if duty < 1.0 and render_s:
             end = time.monotonic() + render_s * (1.0 / duty - 1.0)
             while not self._is_training_idle() and (left_s := end - time.monotonic()) > 0:

@@ -77,8 +77,10 @@ class ClipSchedule:
         wake_step: First step for which `step` has anything to do.
     """
 
-    def __init__(self, config: RecorderConfig, *, stream: str = "default") -> None:
+    def __init__(self, config: RecorderConfig, *, stream: str = "default", added_nbytes: int = 0) -> None:
+        """Begin at step 0; others will add so many bytes to the names of clips."""
         self._config = config
+        self._added_nbytes = added_nbytes
         self._stream = stream
         self._open: _OpenClip | None = None
         self._wanted: _WantedClip | None = None
@@ -135,7 +137,8 @@ class ClipSchedule:
         if length is not None and length < 1:
             raise ConfigurationError(f"length: got {length!r}; allowed: at least 1, or None")
         full_name = f"{self._config.name_prefix}-{name}"
-        if name is not None and (len(full_name) > _MOST_NAME_CHARACTERS or len(full_name.encode()) > _MOST_NAME_NBYTES):
+        nbytes = len(full_name.encode()) + self._added_nbytes
+        if name is not None and (len(full_name) > _MOST_NAME_CHARACTERS or nbytes > _MOST_NAME_NBYTES):
             raise ConfigurationError(
                 f"name: got {name!r}; allowed: at most {_MOST_NAME_CHARACTERS} characters and {_MOST_NAME_NBYTES} "
                 "bytes together with name_prefix"

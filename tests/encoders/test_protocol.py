@@ -14,8 +14,12 @@ from stepreel.encoders.protocol import Message, MessageReader, to_bytes
 
 SEGMENT = Segment(file="clip.mp4", first_step=-1, last_step=8, frames=10, nbytes=999, duration_s=0.5)
 MESSAGES: list[Message] = [
-    protocol.OpenStream(stream="default", width=None, height=2, fps=29.97, payload=bytes(range(256)) * 100),
-    protocol.BeginClip(clip=1, stream="default", name="übung \u2028", start_step=-1, frame_stride=2, first_index=0),
+    protocol.OpenStream(
+        stream="default", version=0, width=None, height=2, fps=29.97, render_duty=0.5, payload=bytes(range(256)) * 100
+    ),
+    protocol.BeginClip(
+        clip=1, stream="default", version=3, name="übung \u2028", start_step=-1, frame_stride=2, first_index=0
+    ),
     protocol.SegmentClosed(clip=3, segment=SEGMENT),
     protocol.FrameDone(
         cpu_s=0.001, clip=3, step=7, cause="render_failed", message='a "quote"\n', render_s=0.1, encode_s=0.0

@@ -1,0 +1,133 @@
+"""The records of a recorder: manifests and log lines, written on a thread of their own; clips announced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from .clip import Clip, ClipHook, ClipState, Segment, SegmentHook
+from .doorbell import Pulse
+from .encoders.manifest import prune_clips, write_manifest
+from .errors import OutputError
+from .ledger import ClipAccount, Ledger
+from .session import SessionLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What a caller wants to hear of; called on the event loop's thread."""
+
+    on_clip_closed: ClipHook | None = None
+    on_segment_closed: SegmentHook | None = None
+
+
+class Records:
+    """Brings the latest state of each clip to disk, and announces a clip once its last manifest is there.
+
+    Belongs to the event loop's thread. `settled` is called with each account that is closed for good.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Ledger,
+        log: SessionLog,
+        *,
+        hooks: Hooks,
+        keep_last_n_clips: int | None,
+        prefixes: Mapping[str, str],
+        settled: Callable[[ClipAccount], None],
+        progress: Pulse,
+    ) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._log = log
+        self._hooks = hooks
+        self._keep_last_n_clips = keep_last_n_clips
+        self._prefixes = prefixes
+        self._settled = settled
+        self._progress = progress
+        self._noted: dict[int, ClipAccount] = {}
+        self._wake = log.appended
+
+    def note(self, account: ClipAccount) -> None:
+        """Have a clip's manifest written, with what is known by then."""
+        self._noted[account.request.clip_index] = account
+        self._wake.beat()
+
+    @property
+    def are_written(self) -> bool:
+        """Whether all that was noted and logged is on disk."""
+        return not (self._noted or self._log.has_lines)
+
+    async def keep(self) -> None:
+        """Write what was noted, for as long as the recorder runs."""
+        while True:
+            while not self.are_written:
+                while self._noted:  # The oldest first: clips are as old as their manifests.
+                    await self._write_manifest(self._noted.pop(min(self._noted)))
+                await self._write_log()
+            self._progress.beat()
+            await self._wake.wait()
+
+    def segment_closed(self, account: ClipAccount, segment: Segment) -> None:
+        """Log and announce a segment that is whole on disk."""
+        self._log.info("segment.closed", clip=account.name, file=segment.file, frames=segment.frames)
+        self.note(account)
+        self._call("on_segment_closed", self._hooks.on_segment_closed, account.to_clip(), segment)
+
+    async def _write_manifest(self, account: ClipAccount) -> None:
+        clip = account.to_clip()
+        try:
+            if account.is_named:
+                await anyio.to_thread.run_sync(write_manifest, self._folder, clip)
+        except OutputError as exc:
+            self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=clip.name, error=str(exc))
+        if clip.state is not ClipState.RECORDING and self._ledger.account(account.request.clip_index):
+            await self._finish(account)
+
+    async def _finish(self, account: ClipAccount) -> None:
+        """Announce a clip whose last manifest is on disk."""
+        clip = self._ledger.close(account)
+        self._settled(account)
+        self._log_closed(clip)
+        if self._keep_last_n_clips:
+            await self._prune(self._prefixes[clip.stream], self._keep_last_n_clips)
+        self._call("on_clip_closed", self._hooks.on_clip_closed, clip)
+
+    def _log_closed(self, clip: Clip) -> None:
+        self._log.info(
+            "clip.closed",
+            clip=clip.name,
+            state=clip.state,
+            requested=clip.frames.requested,
+            encoded=clip.frames.encoded,
+            dropped={str(cause): count for cause, count in clip.frames.dropped.items()},
+            files=[segment.file for segment in clip.segments],
+        )
+
+    def _call(self, name: str, hook: Callable[..., None] | None, *facts: Any) -> None:
+        if hook:
+            try:
+                hook(*facts)
+            except Exception as exc:  # noqa: BLE001 - a caller's hook must not end the recording.
+                self._log.warning("hook.failed", hook=name, error=repr(exc))
+
+    async def _prune(self, prefix: str, keep: int) -> None:
+        try:
+            files = await anyio.to_thread.run_sync(prune_clips, self._folder, prefix, keep)
+        except OutputError as exc:
+            self._log.trouble("prune.failed", kind=type(exc).__name__, error=str(exc))
+            return
+        if files:
+            self._log.info("clips.pruned", files=files)
+
+    async def _write_log(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._log.write_lines)
+        except OSError as exc:
+            self._log.trouble("log.not_written", kind=type(exc).__name__, error=str(exc))
