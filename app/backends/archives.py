@@ -11,6 +11,7 @@ from ..errors import BackendError
 from .camera import Camera
 
 MAKERS = {
+    "mujoco": ".mujoco_renderer",
     "synthetic": ".synthetic",
 }
 """Kinds of archives, and the module whose `from_archive` makes a renderer of one."""

@@ -6,9 +6,60 @@ from typing import Any
 
 import gymnasium
 
-from ..clip import CaptureFormat, CaptureRequest, Frame, Slot
-from ..errors import BackendError, CaptureError
+from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
+from ..errors import BackendError, CaptureError, ConfigurationError
 from .pixels import copy_pixels
+
+_BACKENDS = ("auto", "render", "mujoco")
+_LEAVE_PICTURES_ALONE = ("OrderEnforcing", "PassiveEnvChecker", "RenderCollection", "HumanRendering", "RecordVideo")
+"""Gymnasium's wrappers whose `render()` shows what the environment's does."""
+
+
+def choose_backend(env: gymnasium.Env[Any, Any], *, backend: str = "auto", camera: Any = None) -> Backend:
+    """Return the backend that records an environment.
+
+    Args:
+        env: To be recorded, in whatever wrappers.
+        backend: "mujoco" takes snapshots of a MuJoCo simulation, whatever `render_mode` it has; "render" calls
+            `env.render()`; "auto" takes snapshots where they show the same as `env.render()`: of a MuJoCo environment
+            on which neither itself nor a wrapper draws anything of its own. Without a `render_mode` that gives
+            pictures, it takes snapshots of every MuJoCo environment.
+        camera: Where snapshots are taken from, see `stepreel.backends.mujoco.MujocoBackend`; None: as `env.render()`.
+
+    Raises:
+        BackendError: the environment can't be recorded.
+        ConfigurationError: another `backend`; a `camera` where pictures come from `env.render()`, or that can't be.
+    """
+    if backend not in _BACKENDS:
+        raise ConfigurationError(f"backend: got {backend!r}; allowed: one of {', '.join(_BACKENDS)}")
+    if backend == "mujoco" or (backend == "auto" and _is_shown_by_snapshots(env)):
+        from .mujoco import MujocoBackend
+
+        return MujocoBackend(env, camera=camera)
+    if camera is not None:
+        raise ConfigurationError(
+            f"camera: got {camera!r}; allowed: None, since the pictures come from env.render() of {_env_id(env)}"
+        )
+    return GymnasiumBackend(env)
+
+
+def _is_shown_by_snapshots(env: gymnasium.Env[Any, Any]) -> bool:
+    from .mujoco import is_mujoco
+
+    return is_mujoco(env) and (not _makes_pictures(env) or not _draws_its_own(env))
+
+
+def _draws_its_own(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether `render()` may show more than the MuJoCo scene: goals, texts, another picture altogether."""
+    from gymnasium.envs.mujoco import MujocoEnv
+
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        is_known = type(layer).__module__.startswith("gymnasium.") and type(layer).__name__ in _LEAVE_PICTURES_ALONE
+        if type(layer).render is not gymnasium.Wrapper.render and not is_known:
+            return True
+        layer = layer.env
+    return not isinstance(layer, MujocoEnv) or type(layer).render is not MujocoEnv.render
 
 
 class GymnasiumBackend:
@@ -79,13 +130,18 @@ def _check(env: object) -> None:
         raise BackendError(
             f"{type(env).__name__} holds {env.num_envs} environments and this backend records one: give it one of them"
         )
-    mode = getattr(env, "render_mode", None)
-    if not isinstance(mode, str) or not mode.startswith("rgb_array"):
+    if not _makes_pictures(env):
+        mode = getattr(env, "render_mode", None)
         raise BackendError(
             f"Render mode is {mode!r}, which is incompatible with recording. Initialize your environment with a"
             f' render_mode that returns an image, such as "rgb_array"; {_env_id(env)} has'
             f" {_render_modes(env)}."
         )
+
+
+def _makes_pictures(env: object) -> bool:
+    mode = getattr(env, "render_mode", None)
+    return isinstance(mode, str) and mode.startswith("rgb_array")
 
 
 def _render_modes(env: object) -> str:

@@ -61,20 +61,35 @@ def _key_value(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     callback=_key_value,
     help="An argument of the environment, such as xml_file=walker.xml; can be given more than once.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "render", "mujoco"]),
+    default="auto",
+    show_default=True,
+    help="mujoco: snapshots of a MuJoCo environment, drawn by the worker. render: what env.render() draws. auto: "
+    "snapshots where they show the same.",
+)
 @config_options(output_dir="videos")
 def record(
-    env_id: str, *, steps: int, actions: str, seed: int | None, env_arguments: dict[str, Any], **settings: Any
+    env_id: str,
+    *,
+    steps: int,
+    actions: str,
+    seed: int | None,
+    env_arguments: dict[str, Any],
+    backend: str,
+    **settings: Any,
 ) -> None:
     """Record clips of the Gymnasium environment ENV_ID, such as CartPole-v1 or module:MyEnv-v0.
 
     An interrupt (Ctrl-C) ends the run early; what was captured is finished first.
     """
-    from ..backends.gymnasium import GymnasiumBackend
+    from ..backends.gymnasium import choose_backend
 
     config = RecorderConfig(**settings)
     with closing(_make(env_id, env_arguments)) as env:
         next_action = _zero_actions(env) if actions == "zero" else _random_actions(env, seed)
-        with Recorder(config, GymnasiumBackend(env)) as recorder, _progress() as progress:
+        with Recorder(config, choose_backend(env, backend=backend)) as recorder, _progress() as progress:
             rollout = _rollout(env, recorder, next_action, steps, seed)
             interrupted = False
             try:
