@@ -231,6 +231,36 @@ class RenewableBackend(Backend, Protocol):
         ...
 
 
+@runtime_checkable
+class ClipListener(Protocol):
+    """A backend that also wants to know when clips begin and end; what it raises is logged and costs nothing else."""
+
+    def clip_began(self, clip: ClipRequest) -> None:
+        """Hear that a clip opens; its first capture follows."""
+        ...
+
+    def clip_ended(self, clip: ClipRequest) -> None:
+        """Hear that no capture of this clip follows."""
+        ...
+
+
+class Report(Protocol):
+    """Takes what whoever reads the log should know; repetitions are counted, and logged now and then."""
+
+    def __call__(self, event: str, kind: str, *, count: int = 1, **facts: Any) -> None:
+        """Tell of `event`; those of the same `kind` are counted together."""
+        ...
+
+
+@runtime_checkable
+class ReportingBackend(Protocol):
+    """A backend that has something for the log besides its errors."""
+
+    def report_to(self, report: Report) -> None:
+        """Be given the log, once, after `open`; it may be called on the training thread, until `close` returned."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One closed MP4 file of a clip."""
