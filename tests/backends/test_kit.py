@@ -70,6 +70,13 @@ def record(
     return clips
 
 
+def source_of_session(output_dir: Path) -> dict[str, Any]:
+    """Return what `session.json` says of the source of the pictures."""
+    (stream,) = json.loads((output_dir / "session.json").read_text())["streams"].values()
+    source: dict[str, Any] = stream["source"]
+    return source
+
+
 def request(step: int, *, clip_index: int = 0) -> CaptureRequest:
     clip = ClipRequest(name=f"clip-{clip_index}", stream="default", start_step=0, frame_stride=1, clip_index=clip_index)
     return CaptureRequest(clip=clip, step=step, pts=step)
@@ -104,7 +111,7 @@ def test_empty_pictures_are_waited_for_before_training_and_never_become_video(
     simulation = Simulation(kit)
     (clip,) = record(output_dir, kit, KitBackend(sim=simulation), simulation)
     assert shown_steps(output_dir / clip.segments[0].file) == [0, 1, 2, 3, 4, 5]
-    source = json.loads((output_dir / "session.json").read_text())["source"]
+    source = source_of_session(output_dir)
     assert (source["empty_pictures"], source["is_warm"]) == (7, True)
     assert kit.updates == 8 + 6
 
@@ -117,7 +124,7 @@ def test_a_warm_up_that_goes_on_into_the_clip_costs_updates_and_no_frame(make_ki
     assert clip.state is ClipState.COMPLETE
     assert shown_steps(output_dir / clip.segments[0].file) == [0, 1, 2, 3, 4, 5]
     assert backend.empty_count == 9
-    source = json.loads((output_dir / "session.json").read_text())["source"]
+    source = source_of_session(output_dir)
     assert (source["empty_pictures"], source["is_warm"]) == (6, False)
 
 
