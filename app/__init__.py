@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RecorderClosedError,
         RecordingError,
         RendererUnavailableError,
+        SourceUnavailableError,
         StepreelError,
         WorkerError,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "RecordingError",
     "RendererUnavailableError",
     "Segment",
+    "SourceUnavailableError",
     "Statistics",
     "StepreelError",
     "Summary",

@@ -25,6 +25,10 @@ class RendererUnavailableError(BackendError):
     """Nothing on this machine can draw the snapshots of a backend."""
 
 
+class SourceUnavailableError(BackendError):
+    """A scene has no such source of pictures; the message names what was found and what to pass instead."""
+
+
 class CaptureError(StepreelError):
     """A picture or snapshot can't be taken, or isn't of the announced dtype, shape or size."""
 

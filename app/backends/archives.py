@@ -12,6 +12,7 @@ from .camera import Camera
 
 MAKERS = {
     "mujoco": ".mujoco_renderer",
+    "sensor": ".sensor",
     "synthetic": ".synthetic",
 }
 """Kinds of archives, and the module whose `from_archive` makes a renderer of one."""

@@ -25,14 +25,18 @@ def copy_pixels(picture: object, slot: Slot) -> Frame:
     pixels = _checked(picture)
     height, width = pixels.shape[:2]
     frame = Frame(height=height, width=width)
-    target = slot.array(frame.nbytes).reshape(height, width, 3)
+    copy_channels(slot.array(frame.nbytes).reshape(height, width, 3), pixels)
+    return frame
+
+
+def copy_channels(target: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
+    """Copy the colours of `pixels`, shape `[height, width, 1 or more]`, into `target`, shape `[height, width, 3]`."""
     if pixels.strides[1:] == (3, 1):
         np.copyto(target, pixels)
-    else:
-        # Channel by channel: numpy is slow at three bytes at a time, and quick at a whole row of one channel.
-        for channel in range(3):
-            np.copyto(target[..., channel], pixels[..., channel % pixels.shape[2]])
-    return frame
+        return
+    # Channel by channel: numpy is slow at three bytes at a time, and quick at a whole row of one channel.
+    for channel in range(3):
+        np.copyto(target[..., channel], pixels[..., channel % pixels.shape[2]])
 
 
 def _checked(picture: object) -> NDArray[np.uint8]:
