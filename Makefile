@@ -19,10 +19,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types check bench bench-peers lerobot install graphics wheel clean
+.PHONY: help demo test test-integrations lint format types check bench bench-peers lerobot install graphics wheel clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: graphics $(VENV)/installed-newton ## Train a small policy on a Newton simulation and record it (ARGS="--help" for more)
 	$(BIN)/stepreel demo $(ARGS)
@@ -53,6 +53,9 @@ bench-peers: $(VENV)/peers/installed lerobot ## Compare with other recorders, fo
 faults: graphics $(VENV)/installed-dev ## Kill, fill, freeze and break things while recording (ARGS="--help" for less)
 	$(BIN)/python -m tests.faults $(ARGS)
 
+test-integrations: $(VENV)/integrations/installed ## Test hooks and wrappers against the libraries they work with
+	$(VENV)/integrations/bin/python -m pytest -m integrations tests/integrations $(ARGS)
+
 install: $(VENV)/installed-dev ## Make .venv, with everything needed to work on stepreel
 
 wheel: $(VENV)/installed-dev ## Build dist/*.whl
@@ -79,6 +82,14 @@ $(VENV)/peers/installed: pyproject.toml | $(BIN)/pip
 	@$(BIN)/python -m venv $(VENV)/peers
 	@$(VENV)/peers/bin/python -m pip install --quiet $(TORCH)
 	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/peers/bin/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+# What hooks and wrappers work with is big, and pins what the package does not.
+$(VENV)/integrations/installed: pyproject.toml | $(BIN)/pip
+	@echo "Installing stable-baselines3, torch, wandb, MLflow and TensorBoard into $(VENV)/integrations: 1 GB or more."
+	@$(BIN)/python -m venv $(VENV)/integrations
+	@$(VENV)/integrations/bin/python -m pip install --quiet $(TORCH)
+	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/integrations/bin/python -m pip install --quiet --editable '.[integrations]'
 	@touch $@
 
 # LeRobot needs an older PyAV than stepreel. It is one of many: where it can't be had, the others are compared.

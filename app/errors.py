@@ -60,3 +60,7 @@ class RecorderClosedError(StepreelError, RuntimeError):
 
 class RecordingError(StepreelError):
     """Raised by a strict recorder, from the call after the one in which frames were lost."""
+
+
+class HookError(StepreelError):
+    """A hook can't take another clip."""

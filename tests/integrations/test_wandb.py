@@ -1,0 +1,59 @@
+"""`WandbHook`, against a real run in offline mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepreel.hooks.wandb import WandbHook
+
+from ..recordings import poll_until
+from .recorded import record
+
+pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Any]:
+    import wandb
+
+    settings = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
+    run = wandb.init(mode="offline", dir=tmp_path, project="stepreel", settings=settings)
+    yield run
+    run.finish()
+
+
+def media(run: Any) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(Path(run.dir, "media", "videos").rglob("*.mp4"))]
+
+
+def check_log(run: Any, *texts: bytes) -> None:
+    """Look for texts in what the finished run has for its upload: records of their own form, texts as they are."""
+    (path,) = Path(run.dir).parent.glob("*.wandb")
+    # The program that writes it may end a little later than the run.
+    poll_until(lambda: all(text in path.read_bytes() for text in texts))
+
+
+def test_clips_are_logged_as_videos_and_move_no_step(run: Any, output_dir: Path) -> None:
+    run.log({"loss": 1.0})
+    with WandbHook(run) as hook:
+        summary = record(output_dir, hook)
+    assert run.step == 1
+    run.log({"loss": 0.5})
+    assert run.step == 2
+    run.finish()
+    assert len(summary.clips) == 2
+    assert sorted(media(run)) == sorted(path.read_bytes() for clip in summary.clips for path in clip.paths)
+    check_log(run, b"clip/start_step", b"clip/encoded", b"clip/dropped", b"rl-video-step-0", b"rl-video-step-40")
+
+
+def test_a_clip_that_ends_after_the_last_log_is_in_the_run(run: Any, output_dir: Path) -> None:
+    run.log({"loss": 1.0})
+    with WandbHook(run, key="evaluation") as hook:
+        record(output_dir, hook, steps=20)
+    run.finish()
+    check_log(run, b"evaluation/start_step", b"rl-video-step-0")
+    assert len(media(run)) == 1
