@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
-
-import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from .clip import Backend, ClipHook, SegmentHook
 from .config import RecorderConfig
 from .errors import RecorderClosedError, RecordingError
+from .loop_thread import LoopThread
 from .producer import Producer
 from .recorder import AsyncRecorder
 from .statistics import Statistics, Summary
@@ -49,8 +47,7 @@ class Recorder:
             config, backend, on_clip_closed=on_clip_closed, on_segment_closed=on_segment_closed
         )
         self._producer: Producer | None = None
-        self._portal: BlockingPortal | None = None
-        self._resources = ExitStack()
+        self._loop: LoopThread | None = None
         self._pid = os.getpid()
 
     @property
@@ -60,13 +57,15 @@ class Recorder:
 
     def __enter__(self) -> Self:
         """Start the event loop and the workers; raises as `AsyncRecorder.__aenter__` does."""
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal())
-            stack.enter_context(portal.wrap_async_context_manager(self._recorder))
-            self._resources = stack.pop_all()
-        self._portal = portal
-        self._pid = os.getpid()
-        self._producer = self._recorder.producer
+        loop = LoopThread(self._recorder)
+        try:
+            loop.open()
+            self._loop = loop
+            self._pid = os.getpid()
+            self._producer = self._recorder.producer
+        except BaseException:
+            loop.cut_short()
+            raise
         return self
 
     def __exit__(
@@ -136,36 +135,48 @@ class Recorder:
             False where `timeout_s` was over first; call it again to go on waiting.
         """
         (self._producer or self._refuse()).settle()
-        if self._portal is None:
-            return True
-        return self._portal.call(self._flush, timeout_s)
+        return self._loop.flush(timeout_s) if self._loop else True
 
     def close(self) -> None:
         """End the open clip, finish all that was captured, and end workers and event loop.
 
-        A second call does nothing. Interrupted (Ctrl-C), it drops what no worker has begun, closes the segments
-        as far as they came, and passes the interruption on. In a process that was forked from the one that opened
-        the recorder it does nothing: event loop and workers are not there.
+        A second call does nothing but wait for the first. Interrupted (Ctrl-C), it drops what no worker has begun,
+        closes the segments as far as they came, and passes the interruption on; interrupted again meanwhile, it leaves
+        that to the event loop. In a process that was forked from the one that opened the recorder it does nothing:
+        event loop and workers are not there.
 
         Raises:
             RecordingError: `strict` is set, and frames were lost since the last call; or the backend calls this in
-                the middle of a capture.
+                the middle of a capture, or a hook.
         """
         if os.getpid() != self._pid:
             self._producer = None
             return
-        producer = self._producer
+        producer, loop = self._producer, self._loop
         if producer:
             producer.refuse_in_capture()
+        if loop:
+            loop.refuse_inside()
+        try:
+            self._finish(producer, loop)
+        except BaseException:
+            if loop:
+                loop.cut_short()
+            raise
+
+    def _finish(self, producer: Producer | None, loop: LoopThread | None) -> None:
         self._producer = None
         self._recorder.release()
         try:
             if producer:
                 producer.close()
                 self._wait_for_room(producer)
-        finally:
-            self._resources.pop_all().close()
-            self._portal = None
+        except Exception:
+            if loop:
+                loop.close()
+            raise
+        if loop:
+            loop.close()
 
     def statistics(self) -> Statistics:
         """Return what happened so far; cheap, and safe to call from any thread."""
@@ -174,12 +185,6 @@ class Recorder:
     def summary(self) -> Summary:
         """Return every clip that is closed, and the sums; complete once the recorder is closed."""
         return self._recorder.summary()
-
-    async def _flush(self, timeout_s: float | None) -> bool:
-        with anyio.move_on_after(timeout_s):
-            await self._recorder.flush()
-            return True
-        return False
 
     def _wait_for_room(self, producer: Producer) -> None:
         deadline = time.monotonic() + self.config.block_timeout_s

@@ -414,7 +414,7 @@ class Consumer:
                 self._give_up(seat, clip, clip.given_up or DropCause.WORKER_LOST)
             elif clip.unsalvaged and not clip.is_salvage_sent:
                 clip.is_salvage_sent = True
-                yield self._salvage(seat, clip, clip.unsalvaged)
+                yield self._salvage(clip, clip.unsalvaged)
             elif clip.account.is_named and not clip.is_begun and not clip.unsalvaged:
                 clip.is_begun = True
                 if clip.source.key not in seat.opened:
@@ -457,11 +457,11 @@ class Consumer:
             first_index=account.segments_opened,
         )
 
-    def _salvage(self, seat: Seat, clip: ClipInWork, part: str) -> protocol.Salvage:
-        returned = any(handed.frame.clip_index == clip.index for handed in seat.returned)
-        waits = returned or self._queue.waiting(clip.index)
-        goes_on = not clip.is_ended or waits or clip.account.segments_opened > 1
-        final = part.removesuffix(".part") if goes_on else f"{clip.account.name}.mp4"
+    def _salvage(self, clip: ClipInWork, part: str) -> protocol.Salvage:
+        # The books know of the end before the news of it is heard.
+        account = clip.account
+        goes_on = account.end_step is None or account.pending or account.segments_opened > 1
+        final = part.removesuffix(".part") if goes_on else f"{account.name}.mp4"
         return protocol.Salvage(clip=clip.index, part=part, final=final)
 
     async def _receive_from(self, seat: Seat, process: WorkerProcess) -> None:
@@ -559,15 +559,18 @@ class Consumer:
     def _account_for_loss(self, seat: Seat) -> None:
         """Keep what a worker that ended had not reported, and have what it left on disk mended by the next one."""
         seat.losses += 1
+        culprit = None
         if seat.in_flight:
             seat.in_flight[0].suspicion += 1
+            culprit = seat.in_flight[0].frame.clip_index
             self._fail_if_strict("a worker was lost")
         seat.returned.extendleft(reversed(seat.in_flight))
         seat.in_flight.clear()
         seat.salvaged.clear()
         for clip in seat.clips.values():
             if clip.is_begun or clip.is_salvage_sent:
-                clip.losses += 1
+                # A clip that only waited for another one's frame is not to blame.
+                clip.losses += clip.is_salvage_sent or culprit in (None, clip.index)
                 clip.unsalvaged = clip.account.open_segment
                 clip.is_begun = clip.is_end_sent = clip.is_salvage_sent = False
                 if not clip.unsalvaged:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from threading import Condition
+from threading import Lock
 
 from ..clip import CaptureRequest, Frame, Snapshot
 from ..config import DropPolicy
@@ -57,7 +58,10 @@ class FrameQueue:
         self._policy = policy
         self._waiting: dict[int, deque[QueuedFrame]] = {}
         self._grids: dict[int, int] = {}
-        self._changed = Condition()
+        # A plain lock: inside of a condition's own code a Ctrl-C would leave it locked.
+        self._lock = Lock()
+        self._doors: list[Lock] = []
+        """A locked lock for each thread that waits for room."""
         self.depth = 0
         self.nbytes = 0
         self.depth_high_water = 0
@@ -66,7 +70,7 @@ class FrameQueue:
     def make_room(self, request: CaptureRequest, nbytes: int) -> Room:
         """Apply the drop policy to a new frame of `nbytes` bytes, before it is captured."""
         evicted: list[QueuedFrame] = []
-        with self._changed:
+        with self._lock:
             admitted = self._policy is not DropPolicy.THIN or self._is_on_grid(request)
             while admitted and not self._has_room(nbytes):
                 evictions = self._choose(request, nbytes)
@@ -78,7 +82,7 @@ class FrameQueue:
 
     def put_nowait(self, frame: QueuedFrame) -> bool:
         """Append a frame; False, without keeping it, where there is no room."""
-        with self._changed:
+        with self._lock:
             if not self._has_room(frame.nbytes):
                 return False
             self._waiting.setdefault(frame.clip_index, deque()).append(frame)
@@ -89,7 +93,7 @@ class FrameQueue:
 
     def get_nowait(self, clips: Container[int]) -> QueuedFrame | None:
         """Take the frame out that has waited longest among those of `clips`; None where there is none."""
-        with self._changed:
+        with self._lock:
             clip = self._oldest(clips)
             if clip is None:
                 self.is_wanting = True
@@ -98,12 +102,20 @@ class FrameQueue:
 
     def wait_for_room(self, nbytes: int, timeout_s: float) -> bool:
         """Wait on the calling thread until a frame of `nbytes` bytes fits; False once `timeout_s` is over."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._has_room(nbytes), timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            door = Lock()
+            door.acquire()
+            with self._lock:
+                if self._has_room(nbytes):
+                    return True
+                self._doors.append(door)
+            door.acquire(timeout=left_s)
+        return self.has_room(nbytes)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether a frame of `nbytes` bytes fits now."""
-        with self._changed:
+        with self._lock:
             return self._has_room(nbytes)
 
     def fits(self, nbytes: int) -> bool:
@@ -112,17 +124,17 @@ class FrameQueue:
 
     def waiting(self, clip: int) -> int:
         """Return how many frames of a clip wait."""
-        with self._changed:
+        with self._lock:
             return len(self._waiting.get(clip, ()))
 
     def steps(self, clip: int) -> list[int]:
         """Return the steps of the waiting frames of a clip."""
-        with self._changed:
+        with self._lock:
             return [frame.request.step for frame in self._waiting.get(clip, ())]
 
     def discard(self, clip: int) -> list[QueuedFrame]:
         """Take every waiting frame of a clip out."""
-        with self._changed:
+        with self._lock:
             self.is_wanting = True
             return [self._take(clip) for _ in range(len(self._waiting.get(clip, ())))]
 
@@ -160,4 +172,5 @@ class FrameQueue:
             self._grids.pop(clip, None)
         self.depth -= len(taken)
         self.nbytes -= sum(frame.nbytes for frame in taken)
-        self._changed.notify_all()
+        while self._doors:
+            self._doors.pop().release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,8 @@ from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
 from stepreel.frame_pool import FramePool
 from stepreel.scheduling.drop_policies import thin
 from stepreel.scheduling.frame_queue import FrameQueue, QueuedFrame
+
+from ..interruptions import Interruption
 
 NBYTES = 100
 
@@ -74,6 +76,23 @@ def test_block_never_drops_what_waits(pool: FramePool) -> None:
     assert not queue.wait_for_room(NBYTES, 0.0)
     assert drain(queue) == [0]
     assert queue.wait_for_room(NBYTES, 0.0)
+
+
+def test_a_thread_that_is_interrupted_anywhere_in_the_queue_leaves_it_unlocked(pool: FramePool) -> None:
+    def use(queue: FrameQueue) -> None:
+        for pts in range(3):
+            queue.make_room(request(pts), NBYTES)
+            queue.put_nowait(frame(pool, pts))
+        queue.wait_for_room(NBYTES, 0.001)
+
+    for place in count():
+        queue = make(DropPolicy.BLOCK, depth=2)
+        interruption = Interruption(place)
+        interruption.run(lambda queue=queue: use(queue))  # type: ignore[misc]
+        drain(queue)
+        if not interruption.came:
+            break
+    assert place > 50
 
 
 def test_thin_halves_the_rate_evenly_and_then_quarters_it(pool: FramePool) -> None:
