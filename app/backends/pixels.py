@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +29,32 @@ def copy_pixels(picture: object, slot: Slot) -> Frame:
     height, width = pixels.shape[:2]
     frame = Frame(height=height, width=width)
     copy_channels(slot.array(frame.nbytes).reshape(height, width, 3), pixels)
+    return frame
+
+
+def tile_pixels(pictures: Sequence[object], slot: Slot, *, columns: int) -> Frame:
+    """Copy pictures of one size into a slot, side by side, row by row from the top left; room left over is black.
+
+    Args:
+        pictures: At least one, each as `copy_pixels` takes it.
+        slot: Where the pixels go.
+        columns: Pictures in a row.
+
+    Raises:
+        CaptureError: one of them is no picture, or of another size than the first, or together they do not fit into
+            the frame pool.
+    """
+    tiles = [_checked(picture) for picture in pictures]
+    sizes = sorted({(tile.shape[1], tile.shape[0]) for tile in tiles})
+    if len(sizes) != 1:
+        found = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise CaptureError(f"pictures side by side must be of one size; got {found or 'none at all'}")
+    (width, height), rows = sizes[0], math.ceil(len(tiles) / columns)
+    frame = Frame(height=rows * height, width=columns * width)
+    target = slot.array(frame.nbytes).reshape(rows, height, columns, width, 3)
+    for number, tile in enumerate(tiles):
+        copy_channels(target[number // columns, :, number % columns], tile)
+    target[-1, :, columns - rows * columns + len(tiles) :] = 0
     return frame
 
 

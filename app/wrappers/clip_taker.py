@@ -1,0 +1,236 @@
+"""What both `RecordVideo` share: their attributes, clips begun and ended as Gymnasium's, a recorder opened late."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gymnasium import logger
+
+from ..clip import Backend, ClipHook
+from ..config import RecorderConfig
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ..blocking import Recorder
+
+Trigger = Callable[[int], bool]
+
+_DEFAULT_FPS = 30
+_CUBES = frozenset(number**3 for number in range(10))
+
+
+def capped_cubic_video_schedule(episode_id: int) -> bool:
+    """Return whether Gymnasium records an episode unless told otherwise: 0, 1, 8, 27, ..., 729, 1000, 2000, ..."""
+    return episode_id in _CUBES or (episode_id >= 1000 and episode_id % 1000 == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoArguments:
+    """The arguments that both `RecordVideo` have in common; `RecordVideo` says what they mean.
+
+    Raises:
+        ConfigurationError: `config` contradicts another argument, or a value can't work.
+    """
+
+    video_folder: str | os.PathLike[str]
+    episode_trigger: Trigger | None
+    step_trigger: Trigger | None
+    video_length: int
+    name_prefix: str
+    fps: float | None
+    disable_logger: bool
+    gc_trigger: Trigger | None
+    config: RecorderConfig | None
+    on_clip_closed: ClipHook | None
+
+    @property
+    def folder(self) -> str:
+        """The absolute path of the clips' folder."""
+        return os.path.abspath(self.video_folder)
+
+    def recorder_config(self, frames_per_sec: float) -> RecorderConfig:
+        """Return all settings of the recorder, for an environment of so many steps a second [Hz]."""
+        given = self.config or RecorderConfig(output_dir=self.folder)
+        if os.path.abspath(given.output_dir) != self.folder:
+            raise _conflict("output_dir", given.output_dir, f"the same folder as video_folder, {self.folder!r}")
+        own = {"video_length": self.video_length, "name_prefix": self.name_prefix, "fps": self.fps}
+        for field in fields(RecorderConfig):
+            value = getattr(given, field.name)
+            if field.name in (*own, *_DECIDED_HERE) and value not in (field.default, own.get(field.name)):
+                advice = "its default" if field.name in _DECIDED_HERE else f"what {field.name} of the wrapper is"
+                raise _conflict(field.name, value, f"{advice}: the wrapper's own arguments decide about clips")
+        return replace(
+            given,
+            output_dir=Path(self.folder),
+            name_prefix=self.name_prefix,
+            video_length=self.video_length,
+            video_interval=0,
+            episode_trigger=decided_by_the_wrapper,
+            fps=given.fps or float(frames_per_sec) / given.frame_stride,
+        )
+
+
+_DECIDED_HERE = ("video_interval", "step_offset", "episode_trigger", "step_trigger")
+
+
+def decided_by_the_wrapper(episode_id: int) -> bool:
+    """Return False: a wrapper asks its own triggers, and opens its clips by hand."""
+    return False
+
+
+class ClipTaker:
+    """The clips of a `RecordVideo`: attributes and rules are Gymnasium's, the recorder is stepreel's.
+
+    Each call of `reset` or `step` that could show a picture is one step of the recorder, so that a clip which goes
+    on over resets has the picture of each. The recorder is opened by the first reset: before training begins, and
+    never by an environment that is only made.
+
+    Attributes:
+        recording: Whether a clip is open.
+        step_id: Number of the last step, from 0.
+        episode_id: Number of the episode, from 0.
+    """
+
+    metadata: dict[str, Any]
+
+    def __init__(self, arguments: VideoArguments) -> None:
+        self.episode_trigger = arguments.episode_trigger
+        self.step_trigger = arguments.step_trigger
+        if self.episode_trigger is None and self.step_trigger is None:
+            self.episode_trigger = capped_cubic_video_schedule
+        self.disable_logger = arguments.disable_logger
+        self.gc_trigger = arguments.gc_trigger
+        self.frames_per_sec = arguments.fps or self.metadata.get("render_fps") or _DEFAULT_FPS
+        self.name_prefix = arguments.name_prefix
+        self.video_length: float = arguments.video_length or float("inf")
+        self.video_folder = arguments.folder
+        self.recording = False
+        self.step_id = -1
+        self.episode_id = -1
+        self._arguments = arguments
+        self._video_name: str | None = None
+        self._frame_count = 0
+        self._recorder: Recorder | None = None
+        self._finish: Callable[[], object] = _nothing
+        arguments.recorder_config(self.frames_per_sec)
+        if os.path.isdir(self.video_folder):
+            logger.warn(
+                f"There is a folder {self.video_folder} already. Its videos stay: where a name is taken, the new video "
+                "gets a number (try specifying a different `video_folder` for the `RecordVideo` wrapper)"
+            )
+        os.makedirs(self.video_folder, exist_ok=True)
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What records: its statistics, summary, `flush`. None before the first reset."""
+        return self._recorder
+
+    def start_recording(self, video_name: str) -> None:
+        """Begin a clip with the next picture; one that is open ends.
+
+        `name_prefix` is put before a name that does not begin with it.
+        """
+        if self.recording:
+            self.stop_recording()
+        self._open_recorder().start_clip(video_name.removeprefix(f"{self._arguments.name_prefix}-"))
+        self.recording = True
+        self._frame_count = 0
+        self._video_name = video_name
+
+    def stop_recording(self) -> None:
+        """End the clip; its file is written meanwhile, and there when the environment was closed."""
+        assert self.recording, "stop_recording was called, but no recording was started"
+        self.recording = False
+        self._video_name = None
+        if self._frame_count == 0:
+            logger.warn("Ignored saving a video as there were zero frames to save.")
+        self._open_recorder().stop_clip()
+        if self._fires(self.gc_trigger, self.episode_id):
+            gc.collect()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the recorder out: a copy of the environment records clips of its own, with a recorder of its own."""
+        return {**self.__dict__, "_recorder": None, "_finish": _nothing, "recording": False, "_video_name": None}
+
+    def _streams(self) -> Backend:
+        """Return what the recorder captures; asked when it is opened."""
+        raise NotImplementedError
+
+    def _open_recorder(self) -> Recorder:
+        if self._recorder is None:
+            from ..blocking import Recorder  # Loads what threads and workers need.
+
+            config = self._arguments.recorder_config(self.frames_per_sec)
+            opened = ExitStack()
+            recorder = Recorder(config, self._streams(), on_clip_closed=self._arguments.on_clip_closed)
+            self._recorder = opened.enter_context(recorder)
+            self._finish = weakref.finalize(self, _finish, opened, recorder, os.getpid(), threading.get_ident())
+        return self._recorder
+
+    def _close_recorder(self) -> None:
+        """Finish all that was captured, so that the files are there."""
+        try:
+            if self.recording:
+                self.stop_recording()
+        finally:
+            finish, self._finish, self._recorder = self._finish, _nothing, None
+            finish()
+
+    def _begin_episode(self) -> None:
+        """Count an episode; what is not of fixed length ends with the one before."""
+        self.episode_id += 1
+        if self.recording and self.video_length == float("inf"):
+            self.stop_recording()
+        if self._fires(self.episode_trigger, self.episode_id):
+            self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
+
+    def _begin_at_step(self) -> None:
+        """Begin a clip where the step asks for one."""
+        if self._fires(self.step_trigger, self.step_id):
+            self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
+
+    def _count_frame(self) -> None:
+        """Count a frame of the clip, which ends once it has more than `video_length` of them."""
+        self._frame_count += 1
+        if self._frame_count > self.video_length:
+            self.stop_recording()
+
+    def _fires(self, trigger: Trigger | None, number: int) -> bool:
+        """Ask a trigger. One that raises costs a clip and not the training, unless the recorder is strict."""
+        try:
+            return trigger is not None and bool(trigger(number))
+        except Exception as exc:
+            if self._arguments.config and self._arguments.config.strict:
+                raise
+            logger.warn(f"{getattr(trigger, '__qualname__', trigger)} raised {type(exc).__name__}: {exc}; ignored")
+            return False
+
+
+def _finish(opened: ExitStack, recorder: Recorder, pid: int, thread: int) -> None:
+    """Close a recorder: asked to by its environment, or by the end of the program, or of the environment itself."""
+    if os.getpid() != pid:
+        return
+    try:
+        if recorder.is_recording:
+            logger.warn("The environment was never closed, so its last video ends here. Call close().")
+    finally:
+        if threading.get_ident() == thread:
+            opened.close()
+        else:  # The garbage collector runs on any thread, on the recorder's own too, which can't wait for itself.
+            threading.Thread(target=opened.close).start()
+
+
+def _nothing() -> None:
+    """Be what closes a recorder that was never opened."""
+
+
+def _conflict(field: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"config.{field}: got {value!r}; allowed: {allowed}")

@@ -1,0 +1,65 @@
+"""Where the wrappers' pictures come from: backends that ask on the training thread, and only for what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..clip import CaptureFormat, CaptureRequest, Frame, Slot
+from ..errors import CaptureError, ConfigurationError
+
+
+class PictureBackend:
+    """Captures the pictures that a function draws into a slot.
+
+    Their size is known from the first one on. Where the recorder asks for a size, other pictures are refused.
+    """
+
+    name = "gymnasium"
+
+    def __init__(self, draw: Callable[[Slot], Frame], *, steps_per_second: float, details: Mapping[str, Any]) -> None:
+        self._draw = draw
+        self._steps_per_second = steps_per_second
+        self._details = details
+        self._size: tuple[int | None, int | None] = (None, None)
+
+    def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
+        """See `stepreel.clip.Backend.open`."""
+        self._size = (width, height)
+        return CaptureFormat(
+            width=width,
+            height=height,
+            nbytes=width * height * 3 if width and height else None,
+            steps_per_second=self._steps_per_second,
+            details=self._details,
+        )
+
+    def capture(self, request: CaptureRequest, slot: Slot) -> Frame:
+        """See `stepreel.clip.Backend.capture`."""
+        frame = self._draw(slot)
+        width, height = self._size
+        if frame.width != (width or frame.width) or frame.height != (height or frame.height):
+            raise CaptureError(
+                f"the environment draws {frame.width}x{frame.height} pixels where width={width}, height={height} was"
+                " asked for; make the environment with that size, or leave width and height out"
+            )
+        return frame
+
+    def close(self) -> None:
+        """See `stepreel.clip.Backend.close`."""
+
+
+def check_render_mode(render_mode: object) -> None:
+    """Raise Gymnasium's own error where an environment makes no pictures."""
+    if render_mode in (None, "human", "ansi"):
+        raise ConfigurationError(
+            f"Render mode is {render_mode}, which is incompatible with RecordVideo. "
+            "Initialize your environment with a render_mode that returns an image, such as rgb_array."
+        )
+
+
+def describe(env: Any) -> dict[str, Any]:
+    """Return what `session.json` says of an environment."""
+    spec = getattr(env, "spec", None)
+    env_id = spec.id if spec is not None else type(env.unwrapped).__name__
+    return {"env_id": env_id, "render_mode": env.render_mode}
