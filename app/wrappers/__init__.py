@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Literal, SupportsFloat, cast
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
 
+from ..backends.gymnasium import GymnasiumBackend, choose_backend
 from ..backends.pixels import copy_pixels
-from ..clip import Backend, ClipHook, Frame, Slot
+from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
-from ..errors import CaptureError, ConfigurationError
+from ..errors import BackendError, CaptureError
 from .clip_taker import ClipTaker, VideoArguments
 from .pictures import PictureBackend, check_render_mode, describe
 
@@ -48,8 +49,10 @@ class RecordVideo(
         gc_trigger: Called with the episode's number when a clip has ended; True collects garbage, on the training
             thread. None, unlike Gymnasium's default, never does: no frames are kept.
         config: All other settings. What the arguments above decide must be left at its default there, or be the same.
-        backend: "auto": the environment's own choice, "render": `env.render()`, or a backend to capture with.
+        backend: "auto": snapshots of a MuJoCo simulation where they show what `env.render()` does, else `env.render()`;
+            "mujoco" or "render": that one; or a backend to capture with. Snapshots need no `render_mode`.
         on_clip_closed: Called with each clip whose files are on disk, on the thread of the recorder's event loop.
+        on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:
         ConfigurationError: a `ValueError`: the render mode gives no pictures, or an argument can't work.
@@ -69,8 +72,9 @@ class RecordVideo(
         gc_trigger: Callable[[int], bool] | None = None,
         *,
         config: RecorderConfig | None = None,
-        backend: Literal["auto", "render"] | Backend = "auto",
+        backend: Literal["auto", "mujoco", "render"] | Backend = "auto",
         on_clip_closed: ClipHook | None = None,
+        on_segment_closed: SegmentHook | None = None,
     ) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(
             self,
@@ -86,6 +90,7 @@ class RecordVideo(
             config=config,
             backend=backend,
             on_clip_closed=on_clip_closed,
+            on_segment_closed=on_segment_closed,
         )
         gymnasium.Wrapper.__init__(self, env)
         self._renders = _Renders(env)
@@ -101,6 +106,7 @@ class RecordVideo(
             gc_trigger=gc_trigger,
             config=config,
             on_clip_closed=on_clip_closed,
+            on_segment_closed=on_segment_closed,
         )
         ClipTaker.__init__(self, arguments)
         self.render_history: list[RenderFrame] = []
@@ -218,15 +224,20 @@ class _Renders:
         return self.rendered
 
 
-def _choose(env: gymnasium.Env[Any, Any], backend: object) -> Backend | None:
+def _choose(env: gymnasium.Env[Any, Any], backend: str | Backend) -> Backend | None:
     """Return what captures instead of `env.render()`; None: that does.
 
     Raises:
+        BackendError: the environment is not of the kind that `backend` asks for.
         ConfigurationError: there is no such backend, or `env` gives no pictures.
     """
-    if callable(getattr(backend, "capture", None)):
-        return cast("Backend", backend)
-    if backend not in ("auto", "render"):
-        raise ConfigurationError(f"backend: got {backend!r}; allowed: 'auto', 'render', or a backend")
-    check_render_mode(env.render_mode)
-    return None
+    if not isinstance(backend, str):
+        return backend
+    try:
+        chosen = choose_backend(env, backend=backend)
+    except BackendError:
+        if backend not in ("auto", "render"):
+            raise
+        check_render_mode(env.render_mode)
+        return None
+    return None if isinstance(chosen, GymnasiumBackend) else chosen

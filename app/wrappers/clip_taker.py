@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import logger
 
-from ..clip import Backend, ClipHook
+from ..clip import Backend, ClipHook, SegmentHook
 from ..config import RecorderConfig
 from ..errors import ConfigurationError
 
@@ -50,6 +50,7 @@ class VideoArguments:
     gc_trigger: Trigger | None
     config: RecorderConfig | None
     on_clip_closed: ClipHook | None
+    on_segment_closed: SegmentHook | None
 
     @property
     def folder(self) -> str:
@@ -160,7 +161,7 @@ class ClipTaker:
         """Leave the recorder out: a copy of the environment records clips of its own, with a recorder of its own."""
         return {**self.__dict__, "_recorder": None, "_finish": _nothing, "recording": False, "_video_name": None}
 
-    def _streams(self) -> Backend:
+    def _streams(self) -> Backend | Mapping[str, Backend]:
         """Return what the recorder captures; asked when it is opened."""
         raise NotImplementedError
 
@@ -170,7 +171,12 @@ class ClipTaker:
 
             config = self._arguments.recorder_config(self.frames_per_sec)
             opened = ExitStack()
-            recorder = Recorder(config, self._streams(), on_clip_closed=self._arguments.on_clip_closed)
+            recorder = Recorder(
+                config,
+                self._streams(),
+                on_clip_closed=self._arguments.on_clip_closed,
+                on_segment_closed=self._arguments.on_segment_closed,
+            )
             self._recorder = opened.enter_context(recorder)
             self._finish = weakref.finalize(self, _finish, opened, recorder, os.getpid(), threading.get_ident())
         return self._recorder

@@ -23,7 +23,7 @@ def picture_of(number: int) -> NDArray[np.uint8]:
     return np.repeat(np.kron(bits * 255, np.ones((_CELL, _CELL), dtype=np.uint8))[..., None], 3, axis=2)
 
 
-def number_in(picture: NDArray[np.uint8]) -> int:
+def number_in(picture: NDArray[Any]) -> int:
     """Return the number that a decoded picture shows."""
     centres = picture[_CELL // 2 :: _CELL, _CELL // 2 :: _CELL, 1]
     return sum(1 << bit for bit, value in enumerate(centres.ravel()) if value > 127)
@@ -37,7 +37,7 @@ def numbers_in(path: Path, tile: tuple[int, int] = (0, 0)) -> list[int]:
     return [number_in(picture[row : row + SIDE, column : column + SIDE]) for picture in pictures]
 
 
-class Film(gymnasium.Env[int, int]):
+class Film(gymnasium.Env[Any, Any]):
     """Its picture shows how often it was reset or stepped before, plus `first`; episodes end where they are told.
 
     Args:

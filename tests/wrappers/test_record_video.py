@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import gc
-import json
-import pickle
-import subprocess
-import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +10,14 @@ from typing import Any
 import gymnasium
 import gymnasium.wrappers
 import numpy as np
-import psutil
 import pytest
-from gymnasium.utils.save_video import capped_cubic_video_schedule
 from gymnasium.wrappers import RenderCollection
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError
-from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.encoders.manifest import read_manifest
-from stepreel.wrappers import RecordVideo, clip_taker
+from stepreel.wrappers import RecordVideo
 
-from ..recordings import check_clip, shown_steps
-from .film import Film, numbers_in, picture_of
+from .film import Film, numbers_in
 
 Seen = tuple[Any, ...]
 
