@@ -85,6 +85,7 @@ class Consumer:
         self._pace = PaceKeeper(folder, lambda: producer.step_count, log)
         self._seats = [Seat() for _ in range(config.worker_count)]
         self._clips: dict[int, ClipInWork] = {}
+        self._clips_opened = 0
         self._progress = Pulse()
         self._records = Records(
             folder,
@@ -280,7 +281,8 @@ class Consumer:
     async def _open_clip(self, account: ClipAccount) -> None:
         clip = ClipInWork(account=account, source=self._sources[account.request.stream])
         self._clips[clip.index] = clip
-        seat = min(self._seats, key=lambda one: len(one.clips))
+        self._clips_opened += 1
+        seat = min(self._seats, key=lambda one: (one.is_doubtful, len(one.clips)))
         seat.clips[clip.index] = clip
         try:
             account.name = await anyio.to_thread.run_sync(reserve_name, self._folder, account.request.name)
@@ -345,8 +347,9 @@ class Consumer:
         return status, process.diagnostics
 
     async def _wait_for_next_clip(self, seat: Seat, cause: DropCause) -> None:
-        present = set(seat.clips)
-        while not self._closing.is_set() and set(seat.clips) <= present:
+        """Have clips recorded by others, if there are any, until one more was opened: then a worker is tried again."""
+        seen = self._clips_opened
+        while not self._closing.is_set() and self._clips_opened == seen:
             for clip in list(seat.clips.values()):
                 self._give_up(seat, clip, cause)
             await seat.bell.wait()

@@ -2,12 +2,58 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
 from threading import Lock
 
 from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment
+
+
+class _Steps:
+    """Steps in the order in which they were added, kept as ranges of neighbours: long clips have few of those."""
+
+    def __init__(self, stride: int) -> None:
+        self._stride = stride
+        self._ends = array("q")
+        """First and last step of each range, one after the other."""
+        self.count = 0
+
+    def add(self, step: int) -> None:
+        self.count += 1
+        if self._ends and step - self._ends[-1] == self._stride:
+            self._ends[-1] = step
+        else:
+            self._ends.extend((step, step))
+
+    def add_all(self, steps: _Steps) -> None:
+        self.count += steps.count
+        self._ends.extend(steps._ends)
+
+    def take_first(self, count: int) -> None:
+        """Forget the steps that were added first."""
+        self.count -= min(count, self.count)
+        whole = 0
+        while count and whole < len(self._ends):
+            first, last = self._ends[whole : whole + 2]
+            length = (last - first) // self._stride + 1
+            if length > count:
+                self._ends[whole] = first + count * self._stride
+                break
+            count -= length
+            whole += 2
+        del self._ends[:whole]
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Return inclusive ranges of neighbours, ascending."""
+        found: list[tuple[int, int]] = []
+        for first, last in sorted(zip(self._ends[::2], self._ends[1::2], strict=True)):
+            if found and first - found[-1][1] == self._stride:
+                found[-1] = (found[-1][0], last)
+            else:
+                found.append((first, last))
+        return tuple(found)
 
 
 class ClipAccount:
@@ -35,8 +81,8 @@ class ClipAccount:
         self._pending: set[int] = set()
         self._encoded = 0
         self._dropped: Counter[DropCause] = Counter()
-        self._missing_steps: list[int] = []
-        self._open_steps: list[int] = []
+        self._missing_steps = _Steps(request.frame_stride)
+        self._open_steps = _Steps(request.frame_stride)
         self._segments: list[Segment] = []
         self._salvaged = False
         self.segments_opened = 0
@@ -68,7 +114,7 @@ class ClipAccount:
         with self._lock:
             self._pending.remove(step)
             self._encoded += 1
-            self._open_steps.append(step)
+            self._open_steps.add(step)
 
     def drop_pending(self, cause: DropCause, *, but: Container[int] = ()) -> int:
         """Book as dropped what is pending, except for the steps in `but`; return how many these are."""
@@ -88,7 +134,7 @@ class ClipAccount:
         """Book a segment that is whole on disk: it holds the first of the steps that were open."""
         with self._lock:
             self._segments.append(segment)
-            del self._open_steps[: segment.frames]
+            self._open_steps.take_first(segment.frames)
             self.open_segment = None
 
     def segment_lost(self, salvaged: Segment | None, cause: DropCause, *, is_kept: bool = False) -> int:
@@ -102,12 +148,12 @@ class ClipAccount:
             if salvaged:
                 self._segments.append(salvaged)
                 self._salvaged = True
-                del self._open_steps[: salvaged.frames]
-            lost, self._open_steps = self._open_steps, []
-            self._encoded -= len(lost)
-            self._dropped[cause] += len(lost)
-            self._missing_steps += lost
-            return len(lost)
+                self._open_steps.take_first(salvaged.frames)
+            lost, self._open_steps = self._open_steps, _Steps(self.request.frame_stride)
+            self._encoded -= lost.count
+            self._dropped[cause] += lost.count
+            self._missing_steps.add_all(lost)
+            return lost.count
 
     def close(self) -> None:
         """Settle the state, once every requested frame is accounted for."""
@@ -130,7 +176,7 @@ class ClipAccount:
                 height=self.height,
                 codec=self.codec,
                 frames=self._counts(),
-                missing_steps=to_ranges(self._missing_steps, self.request.frame_stride),
+                missing_steps=self._missing_steps.ranges(),
                 segments=tuple(self._segments),
                 open_segment=self.open_segment,
                 folder=self.folder,
@@ -139,7 +185,7 @@ class ClipAccount:
     def _drop(self, step: int, cause: DropCause) -> None:
         self._pending.remove(step)
         self._dropped[cause] += 1
-        self._missing_steps.append(step)
+        self._missing_steps.add(step)
 
     def _counts(self) -> FrameCounts:
         dropped = {cause: count for cause, count in self._dropped.items() if count}
@@ -225,14 +271,3 @@ def add_counts(counts: Iterable[FrameCounts]) -> FrameCounts:
         pending += one.pending
         dropped.update(one.dropped)
     return FrameCounts(requested=requested, encoded=encoded, dropped=dict(dropped), pending=pending)
-
-
-def to_ranges(steps: Iterable[int], stride: int) -> tuple[tuple[int, int], ...]:
-    """Return steps as inclusive ranges of neighbours that are `stride` apart, ascending."""
-    ranges: list[tuple[int, int]] = []
-    for step in sorted(steps):
-        if ranges and step - ranges[-1][1] == stride:
-            ranges[-1] = (ranges[-1][0], step)
-        else:
-            ranges.append((step, step))
-    return tuple(ranges)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
@@ -105,6 +106,9 @@ class AsyncRecorder:
             training_thread=threading.get_native_id(),
         )
         self._resources = AsyncExitStack()
+        # One that is never opened is never closed, either; what it took goes with it.
+        self._leftovers = weakref.finalize(self, _let_go, self._doorbell, self._pool, self._lock)
+        self._leftovers.atexit = False
         self._is_open = False
         self._is_used = False
 
@@ -119,6 +123,7 @@ class AsyncRecorder:
         if self._is_used:
             raise RecorderClosedError("a recorder is opened once; make another one to go on recording")
         self._is_used = True
+        self._leftovers.detach()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._unlock)
             stack.callback(self._pool.close)
@@ -239,9 +244,7 @@ class AsyncRecorder:
         if not self._is_used:
             self._is_used = True
             self.producer.close()
-            self._doorbell.close()
-            self._pool.close()
-            self._lock.release()
+            self._leftovers()
 
     def statistics(self) -> Statistics:
         """Return what happened so far; cheap, and safe to call from any thread."""
@@ -313,6 +316,12 @@ class AsyncRecorder:
     def _check_open(self) -> None:
         if not self._is_open:
             raise RecorderClosedError("the recorder is not open; use it inside its `with` block")
+
+
+def _let_go(doorbell: Doorbell, pool: FramePool, lock: FolderLock) -> None:
+    doorbell.close()
+    pool.close()
+    lock.release()
 
 
 def _with_rank(config: RecorderConfig) -> RecorderConfig:

@@ -104,6 +104,11 @@ class Seat:
     """The processor time in it."""
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether a worker was lost here, and no other one is ready yet: perhaps none ever will be."""
+        return bool(self.losses) and not self.is_ready
+
+    @property
     def credit(self) -> int:
         """Frames that the worker should have in hand, to be busy until the turn after the next."""
         return _LEAST_CREDIT - 1 + math.ceil(2 * TURN_S / max(self.frame_s, 1e-6))

@@ -50,6 +50,19 @@ def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tup
     return recorder.summary().clips
 
 
+def test_a_recorder_that_is_never_opened_leaves_nothing_behind(output_dir: Path) -> None:
+    process = psutil.Process()
+    gc.collect()
+    before = process.num_fds()
+    recorder = Recorder(RecorderConfig(output_dir=output_dir), SyntheticBackend())
+    assert process.num_fds() > before
+    assert (output_dir / LOCK_FILE).exists()
+    del recorder
+    gc.collect()
+    assert process.num_fds() == before
+    assert not (output_dir / LOCK_FILE).exists()
+
+
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_every_requested_frame_is_in_the_file_at_its_time(output_dir: Path, snapshot: bool) -> None:
     config = RecorderConfig(output_dir=output_dir, video_length=40, video_interval=60)

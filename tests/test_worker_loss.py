@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,9 @@ import pytest
 
 from stepreel import ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority, consumer
 from stepreel.backends.synthetic import SyntheticBackend, read_step
+from stepreel.encoders.worker_process import WorkerProcess
+from stepreel.errors import WorkerError
+from stepreel.frame_pool import FramePool
 
 from .recordings import check_clip, is_balanced, poll_until
 
@@ -191,6 +195,31 @@ def test_several_workers_each_hear_of_their_frames(output_dir: Path) -> None:
     for clip in recorder.summary().clips:
         assert clip.state is ClipState.COMPLETE
         check_clip(output_dir, clip)
+
+
+def test_a_worker_that_can_not_be_started_gets_no_clips_while_another_one_runs(
+    output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[WorkerProcess] = []
+
+    async def start_once(pool: FramePool, environment: Mapping[str, str], training_thread: int) -> WorkerProcess:
+        if started:
+            raise WorkerError("no more processes")
+        started.append(worker := await start(pool, environment, training_thread))
+        return worker
+
+    start = WorkerProcess.start
+    monkeypatch.setattr(WorkerProcess, "start", start_once)
+    config = RecorderConfig(
+        output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=5, video_interval=5, worker_count=2
+    )
+    with Recorder(config, SyntheticBackend()) as recorder:
+        for step in range(30):
+            recorder.step()
+            if step % 5 == 4:
+                assert recorder.flush(timeout_s=20.0)
+    clips = recorder.summary().clips
+    assert [clip.state for clip in clips] == [ClipState.COMPLETE] * 6
 
 
 FORKING = """

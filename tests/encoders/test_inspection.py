@@ -176,6 +176,19 @@ def test_a_hole_between_segments_is_a_difference_unless_frames_were_dropped(tmp_
     assert any("the clip ends at 120" in line for line in inspect(tmp_path / "run-step-0.json").differences)
 
 
+def test_a_clip_that_lost_its_first_segment_may_begin_with_a_later_one(tmp_path: Path) -> None:
+    clip = record(tmp_path)
+    lost, rest = clip.segments
+    (tmp_path / lost.file).unlink()
+    frames = FrameCounts(requested=60, encoded=rest.frames, dropped={DropCause.WORKER_LOST: lost.frames})
+    missing = ((lost.first_step, lost.last_step),)
+    write_manifest(
+        tmp_path,
+        replace(clip, segments=(rest,), frames=frames, missing_steps=missing, state=ClipState.INCOMPLETE),
+    )
+    assert inspect(tmp_path / "run-step-0.json").differences == ()
+
+
 def test_files_of_a_clip_that_no_manifest_lists_are_a_difference(tmp_path: Path) -> None:
     record(tmp_path)
     (tmp_path / "run-step-0.002.mp4.part").write_bytes((tmp_path / "run-step-0.001.mp4").read_bytes())

@@ -293,3 +293,18 @@ def test_a_prefix_is_no_pattern(tmp_path: Path, add_clip: Callable[..., None]) -
 )
 def test_the_files_of_a_clip_are_told_by_their_names(file: str, belongs: bool) -> None:
     assert is_file_of("a", file) is belongs
+
+
+def test_a_long_clip_that_lacks_every_second_frame_has_a_manifest_that_can_be_read(tmp_path: Path) -> None:
+    steps = 200_000
+    clip = replace(
+        CLIP,
+        start_step=0,
+        end_step=steps - 1,
+        frame_stride=1,
+        missing_steps=tuple((step, step) for step in range(1, steps, 2)),
+    )
+    write_manifest(tmp_path, clip)
+    path = tmp_path / f"{clip.name}.json"
+    assert read_manifest(path).missing_steps == clip.missing_steps
+    assert 3 * path.stat().st_size < manifest.MAX_MANIFEST_BYTES
