@@ -3,9 +3,9 @@
     pip install isaaclab==3.0.0 stepreel
     python examples/isaaclab_ant.py --offline
 
-It needs Python 3.12 and no GPU; on a GPU, `--device cuda:0` and more environments. The first run compiles kernels, for a
-minute or two. Isaac Lab loads the Ant and the ground from NVIDIA's server; with `--offline` the Ant is the one that comes
-with Newton, and the ground a plane made here.
+It needs Python 3.12 and no GPU; on a GPU, `--device cuda:0` and more environments. The first run compiles kernels,
+for a minute or two. Isaac Lab loads the Ant and the ground from NVIDIA's server; with `--offline` the Ant is the one
+that comes with Newton, and the ground a plane made here.
 """
 
 from __future__ import annotations
