@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .arguments import add_video_arguments
     from .blocking import Recorder
     from .clip import Clip, ClipState, DropCause, FrameCounts, Segment
-    from .config import DropPolicy, RecorderConfig, WorkerPriority
+    from .config import DropPolicy, RecorderConfig, RenderTime, WorkerPriority
     from .errors import (
         BackendError,
         CaptureError,
@@ -47,6 +47,7 @@ __all__ = [
     "RecorderClosedError",
     "RecorderConfig",
     "RecordingError",
+    "RenderTime",
     "RendererUnavailableError",
     "Segment",
     "SourceUnavailableError",
@@ -62,7 +63,7 @@ _HOMES = {
     "arguments": ("add_video_arguments",),
     "blocking": ("Recorder",),
     "clip": ("Clip", "ClipState", "DropCause", "FrameCounts", "Segment"),
-    "config": ("DropPolicy", "RecorderConfig", "WorkerPriority"),
+    "config": ("DropPolicy", "RecorderConfig", "RenderTime", "WorkerPriority"),
     "recorder": ("AsyncRecorder",),
     "statistics": ("Percentiles", "Statistics", "Summary"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,8 @@ class DropCause(StrEnum):
     DISK_FULL = "disk_full"
     CLOSED = "closed"
     """The recorder was closed without waiting for what was queued."""
+    NOT_RENDERED = "not_rendered"
+    """Its snapshot was to be kept, and drawn later."""
 
     @classmethod
     def of_write_error(cls, exc: OSError) -> DropCause:
@@ -41,6 +43,7 @@ class ClipState(StrEnum):
     INCOMPLETE = "incomplete"
     RECOVERED = "recovered"
     FAILED = "failed"
+    UNRENDERED = "unrendered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +278,16 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFile:
+    """The snapshots of frames of a clip that no worker has drawn; `stepreel render` can."""
+
+    file: str
+    """Name inside the output folder."""
+    frames: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FrameCounts:
     """`requested == encoded + sum(dropped.values()) + pending`, at every moment."""
 
@@ -313,6 +326,8 @@ class Clip:
     segments: tuple[Segment, ...]
     open_segment: str | None = None
     """File name of the segment that is being written, ending in `.part`."""
+    snapshots: SnapshotFile | None = None
+    """What is kept of frames that were not drawn; they are among those dropped."""
     folder: Path | None = field(default=None, compare=False)
     """Where its files are; None while it is not known. A clip is the same one in another folder."""
 
@@ -324,3 +339,19 @@ class Clip:
 
 ClipHook = Callable[[Clip], None]
 SegmentHook = Callable[[Clip, Segment], None]
+
+
+def to_ranges(steps: Iterable[int], stride: int) -> tuple[tuple[int, int], ...]:
+    """Return steps as inclusive ranges of neighbours that are `stride` apart, ascending."""
+    ranges: list[tuple[int, int]] = []
+    for step in sorted(steps):
+        if ranges and step - ranges[-1][1] == stride:
+            ranges[-1] = (ranges[-1][0], step)
+        else:
+            ranges.append((step, step))
+    return tuple(ranges)
+
+
+def steps_in(ranges: Iterable[tuple[int, int]], stride: int) -> set[int]:
+    """Return the steps in inclusive ranges; what `to_ranges` made of them."""
+    return {step for first, last in ranges for step in range(first, last + 1, stride)}

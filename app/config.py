@@ -36,6 +36,15 @@ class DropPolicy(StrEnum):
     """Drop every second waiting frame of the clip that has most waiting, so that its rate halves evenly."""
 
 
+class RenderTime(StrEnum):
+    """When snapshots are drawn."""
+
+    NOW = "now"
+    """While training goes on, by workers."""
+    LATER = "later"
+    """By `stepreel render`, from a file beside the manifest; there are no workers."""
+
+
 class WorkerPriority(StrEnum):
     """How a worker program competes with training for the processor."""
 
@@ -110,6 +119,8 @@ class RecorderConfig:
     block_timeout_s: float = 1.0
     """Longest wait of one `step` under `DropPolicy.BLOCK` [s]."""
 
+    render: RenderTime = RenderTime.NOW
+    """When snapshots are drawn; "later" needs a backend whose snapshots can be kept in a file."""
     worker_count: int = 1
     """Worker programs; each clip is drawn and encoded by one of them."""
     worker_priority: WorkerPriority = WorkerPriority.AUTO
@@ -128,6 +139,7 @@ class RecorderConfig:
                 raise _refusal(name, getattr(self, name), problem)
         object.__setattr__(self, "output_dir", Path(self.output_dir))
         object.__setattr__(self, "drop_policy", DropPolicy(self.drop_policy))
+        object.__setattr__(self, "render", RenderTime(self.render))
         object.__setattr__(self, "worker_priority", WorkerPriority(self.worker_priority))
         if 0 < self.video_interval < self.video_length:
             raise _refusal(
@@ -279,6 +291,7 @@ _CHECKS: dict[str, Check] = {
     "queue_bytes": _whole(1),
     "drop_policy": _enum(DropPolicy),
     "block_timeout_s": _real(0, 3600),
+    "render": _enum(RenderTime),
     "worker_count": _whole(1, 64),
     "worker_priority": _enum(WorkerPriority),
     "worker_device": _device,

@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from .clip import DropCause, Frame, Segment
-from .config import DropPolicy, RecorderConfig, WorkerPriority
+from .clip import DropCause, Frame, Segment, Snapshot
+from .config import DropPolicy, RecorderConfig, RenderTime, WorkerPriority
 from .doorbell import Doorbell, Pulse, Turns
 from .encoders import protocol
 from .encoders.manifest import reserve_name
@@ -25,6 +25,7 @@ from .records import Hooks, Records
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .seats import TURN_S, ClipInWork, HandedFrame, Seat, Source, most_credit
 from .session import SessionLog
+from .snapshot_keeper import KEPT_CAUSES, SnapshotKeeper
 from .statistics import Timings
 from .stream import Stream, worker_environment
 
@@ -87,6 +88,7 @@ class Consumer:
         self._clips: dict[int, ClipInWork] = {}
         self._clips_opened = 0
         self._progress = Pulse()
+        self._keeper = SnapshotKeeper(config, folder, log, wake=log.appended)
         self._records = Records(
             folder,
             ledger,
@@ -96,6 +98,7 @@ class Consumer:
             prefixes={one.name: one.prefix for one in streams},
             settled=self._forget,
             progress=self._progress,
+            keeper=self._keeper,
         )
         self._closing = anyio.Event()
         self._crash: WorkerError | None = None
@@ -133,7 +136,9 @@ class Consumer:
             self._progress.beat()
 
     async def wait_until_ready(self) -> StepreelError | None:
-        """Return when the first worker is ready, or with why none is."""
+        """Return when the first worker is ready, or with why none is; at once where none is wanted."""
+        if self._config.render is RenderTime.LATER:
+            return self._crash
         with anyio.move_on_after(_START_TIMEOUT_S):
             while not (self._crash or any(seat.is_ready or seat.problem for seat in self._seats)):
                 await self._progress.wait()
@@ -186,7 +191,7 @@ class Consumer:
         """Drop every frame that no worker has begun."""
         for seat in self._seats:
             for clip in seat.clips.values():
-                self._discard(seat, clip, DropCause.CLOSED)
+                self._discard(seat, clip, clip.given_up or DropCause.CLOSED)
         self._ring_all()
 
     async def aclose(self) -> None:
@@ -212,9 +217,10 @@ class Consumer:
             while not (self.is_drained or self._crash):
                 for seat in self._seats:
                     for clip in list(seat.clips.values()):
-                        self._discard(seat, clip, DropCause.CLOSED)
+                        cause = clip.given_up or DropCause.CLOSED
+                        self._discard(seat, clip, cause)
                         clip.account.drop_pending(DropCause.CLOSED)
-                        self._give_up(seat, clip, DropCause.CLOSED)
+                        self._give_up(seat, clip, cause)
                 await self._progress.wait()
 
     async def _end_workers(self) -> None:
@@ -299,6 +305,8 @@ class Consumer:
 
     async def _serve(self, seat: Seat) -> None:
         """Keep a worker running; after one that did not get ready, try again with the next clip."""
+        while self._config.render is RenderTime.LATER and not self._closing.is_set():
+            await self._wait_for_next_clip(seat, DropCause.NOT_RENDERED)
         while not self._closing.is_set():
             await self._employ(seat)
             if self._closing.is_set():
@@ -531,17 +539,17 @@ class Consumer:
         if frame is None or (frame.clip_index, frame.request.step) != (reply.clip, reply.step):
             raise WorkerError(f"the worker reported step {reply.step}, which it was not working on")
         seat.in_flight.popleft()
-        frame.slot.release()
         seat.losses = 0
         clip = seat.clips[reply.clip]
         if reply.cause:
             cause = DropCause(reply.cause)
-            clip.account.frame_dropped(reply.step, cause)
+            self._drop(clip, frame, cause)
             self._log.trouble("frame.dropped", kind=cause, clip=clip.account.name, error=reply.message)
             self._fail_if_strict(f"a frame was dropped, {cause}: {reply.message}")
         else:
             clip.losses = 0
             clip.account.frame_encoded(reply.step)
+            frame.slot.release()
             self.encodes.add(reply.encode_s)
         if reply.render_s:
             self.renders.add(reply.render_s)
@@ -585,12 +593,12 @@ class Consumer:
             step = handed.frame.request.step
             if salvaged and step <= salvaged.last_step:
                 clip.account.frame_encoded(step)
+                handed.frame.slot.release()
             elif handed.suspicion >= _MOST_SUSPICION:
-                clip.account.frame_dropped(step, DropCause.WORKER_LOST)
+                self._drop(clip, handed.frame, DropCause.WORKER_LOST)
             else:
                 continue
             seat.returned.remove(handed)
-            handed.frame.slot.release()
 
     def _give_up(self, seat: Seat, clip: ClipInWork, cause: DropCause) -> None:
         """Have no worker bother with a clip any more: what waits of it is dropped, now and as it comes."""
@@ -605,9 +613,15 @@ class Consumer:
     def _discard(self, seat: Seat, clip: ClipInWork, cause: DropCause) -> None:
         returned = [handed.frame for handed in seat.take_returned(clip)]
         for frame in [*returned, *self._queue.discard(clip.index)]:
-            frame.slot.release()
-            clip.account.frame_dropped(frame.request.step, cause)
+            self._drop(clip, frame, cause)
         self._progress.beat()
+
+    def _drop(self, clip: ClipInWork, frame: QueuedFrame, cause: DropCause) -> None:
+        """Book a captured frame as dropped; its snapshot may be kept."""
+        if cause in KEPT_CAUSES and isinstance(frame.capture, Snapshot):
+            self._keeper.offer(clip, frame.request.step, frame.slot.array(frame.nbytes))
+        frame.slot.release()
+        clip.account.frame_dropped(frame.request.step, cause)
 
     def _close_clip(self, seat: Seat, clip: ClipInWork) -> None:
         del seat.clips[clip.index]
@@ -656,4 +670,6 @@ def _end(clip: ClipInWork) -> protocol.EndClip:
     request, end_step = clip.account.request, clip.account.end_step
     if end_step is None:
         raise StepreelError(f"{clip.account.name} has no end")
-    return protocol.EndClip(clip=clip.index, end_pts=(end_step - request.start_step) // request.frame_stride + 1)
+    # The last frame leaves room for those that are kept to be drawn later.
+    end_pts = 0 if clip.account.kept else (end_step - request.start_step) // request.frame_stride + 1
+    return protocol.EndClip(clip=clip.index, end_pts=end_pts)

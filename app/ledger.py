@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from threading import Lock
 
-from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment
+from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment, SnapshotFile, to_ranges
 
 
 class _Steps:
@@ -86,6 +86,10 @@ class ClipAccount:
         self._segments: list[Segment] = []
         self._salvaged = False
         self.segments_opened = 0
+        self.kept = 0
+        """Dropped frames whose snapshots are kept."""
+        self.snapshots: SnapshotFile | None = None
+        self._has_failed = False
 
     @property
     def counts(self) -> FrameCounts:
@@ -155,6 +159,18 @@ class ClipAccount:
             self._missing_steps.add_all(lost)
             return lost.count
 
+    def fail(self) -> None:
+        """Book that the clip could not go on, whatever it holds by now."""
+        with self._lock:
+            self._has_failed = True
+
+    def snapshots_closed(self, snapshots: SnapshotFile | None) -> None:
+        """Book what was kept in the end of snapshots that nobody drew."""
+        with self._lock:
+            self.snapshots = snapshots
+            self.kept = snapshots.frames if snapshots else 0
+            self.state = self._final_state()
+
     def close(self) -> None:
         """Settle the state, once every requested frame is accounted for."""
         with self._lock:
@@ -179,6 +195,7 @@ class ClipAccount:
                 missing_steps=self._missing_steps.ranges(),
                 segments=tuple(self._segments),
                 open_segment=self.open_segment,
+                snapshots=self.snapshots,
                 folder=self.folder,
             )
 
@@ -194,6 +211,8 @@ class ClipAccount:
 
     def _final_state(self) -> ClipState:
         if not self._encoded and self._counts().requested:
+            return ClipState.UNRENDERED if self.kept else ClipState.FAILED
+        if self._has_failed:
             return ClipState.FAILED
         if self._salvaged:
             return ClipState.RECOVERED

@@ -19,7 +19,7 @@ from .clip import (
 )
 from .config import DropPolicy, RecorderConfig
 from .doorbell import Doorbell
-from .errors import RecorderClosedError, RecordingError
+from .errors import RecorderClosedError, RecordingError, SourceChangedError
 from .frame_pool import FramePool, PoolSlot
 from .ledger import ClipAccount, Ledger
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
@@ -268,7 +268,8 @@ class Producer:
 
     def _capture(self, stream: Stream, request: CaptureRequest) -> None:
         account = self._ledger.account(request.clip.clip_index)
-        if account is None:  # An interruption came between the schedule and the opening of the clip.
+        # None where an interruption came between the schedule and the opening of the clip.
+        if account is None or account.end_step is not None:
             return
         account.frame_requested(request.step)
         if not self._waits_for_room and not self._make_room(request, stream.capture_nbytes):
@@ -279,6 +280,12 @@ class Producer:
         self._is_capturing = True
         try:
             capture = stream.backend.capture(request, slot)
+        except SourceChangedError as exc:
+            self._drop(request, DropCause.CAPTURE_FAILED, slot)
+            self._trouble("capture.failed", type(exc).__name__, error=str(exc), step=request.step)
+            account.fail()
+            self._end(request.clip, request.step)
+            return
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this frame, not the training.
             self._drop(request, DropCause.CAPTURE_FAILED, slot)
             self._trouble("capture.failed", type(exc).__name__, error=str(exc), step=request.step)
@@ -296,7 +303,7 @@ class Producer:
 
     def _end(self, clip: ClipRequest, end_step: int) -> None:
         account = self._ledger.account(clip.clip_index)
-        if account is None:
+        if account is None or account.end_step is not None:
             return
         account.end_step = end_step
         ended = ClipEnded(account=account)

@@ -16,8 +16,8 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
-from .clip import Backend, CaptureFormat, ClipHook, SegmentHook
-from .config import DropPolicy, RecorderConfig
+from .clip import ArchivableRenderer, Backend, CaptureFormat, ClipHook, SegmentHook
+from .config import DropPolicy, RecorderConfig, RenderTime
 from .consumer import Consumer, populated_nbytes
 from .doorbell import Doorbell
 from .encoders.folder_lock import FolderLock
@@ -346,6 +346,10 @@ def _check_format(config: RecorderConfig, capture_format: CaptureFormat) -> None
     nbytes = capture_format.nbytes
     if nbytes and nbytes > config.queue_bytes:
         raise ConfigurationError(f"queue_bytes: got {config.queue_bytes}; allowed: at least one capture, {nbytes}")
+    if config.render is RenderTime.LATER and not isinstance(capture_format.renderer, ArchivableRenderer):
+        raise ConfigurationError(
+            'render: got "later"; allowed: "now", for a backend that takes pictures, or snapshots that no file can keep'
+        )
     if capture_format.renderer is not None:
         _check_renderer(capture_format.renderer)
 

@@ -15,6 +15,7 @@ from .encoders.manifest import prune_clips, write_manifest
 from .errors import OutputError
 from .ledger import ClipAccount, Ledger
 from .session import SessionLog
+from .snapshot_keeper import SnapshotKeeper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class Records:
         prefixes: Mapping[str, str],
         settled: Callable[[ClipAccount], None],
         progress: Pulse,
+        keeper: SnapshotKeeper,
     ) -> None:
         self._folder = folder
         self._ledger = ledger
@@ -51,6 +53,7 @@ class Records:
         self._prefixes = prefixes
         self._settled = settled
         self._progress = progress
+        self._keeper = keeper
         self._noted: dict[int, ClipAccount] = {}
         self._wake = log.appended
 
@@ -62,12 +65,13 @@ class Records:
     @property
     def are_written(self) -> bool:
         """Whether all that was noted and logged is on disk."""
-        return not (self._noted or self._log.has_lines)
+        return not (self._noted or self._log.has_lines or self._keeper.has_waiting)
 
     async def keep(self) -> None:
         """Write what was noted, for as long as the recorder runs."""
         while True:
             while not self.are_written:
+                await self._keeper.write()
                 while self._noted:  # The oldest first: clips are as old as their manifests.
                     await self._write_manifest(self._noted.pop(min(self._noted)))
                 await self._write_log()
@@ -81,6 +85,9 @@ class Records:
         self._call("on_segment_closed", self._hooks.on_segment_closed, account.to_clip(), segment)
 
     async def _write_manifest(self, account: ClipAccount) -> None:
+        if account.state is not ClipState.RECORDING:
+            await self._keeper.write()
+            account.snapshots_closed(await self._keeper.close(account))
         clip = account.to_clip()
         try:
             if account.is_named:

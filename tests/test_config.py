@@ -41,6 +41,7 @@ WRONG: list[tuple[str, Any]] = [
     ("queue_depth", 0),
     ("queue_bytes", "1 GB"),
     ("drop_policy", "sometimes"),
+    ("render", "never"),
     ("block_timeout_s", -1.0),
     ("worker_count", 0),
     ("worker_priority", "highest"),

@@ -110,7 +110,7 @@ def test_a_clip_that_kills_every_worker_is_set_aside_and_the_next_one_recorded(o
         for _ in range(30):
             recorder.step()
     lost, clip = recorder.summary().clips
-    assert lost.state is ClipState.FAILED
+    assert lost.state is ClipState.UNRENDERED
     assert lost.frames.dropped == {DropCause.WORKER_LOST: 30}
     assert recorder.statistics().worker_restarts == 3
     assert clip.frames.encoded == 30

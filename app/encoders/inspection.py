@@ -15,13 +15,14 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from ..clip import Clip, ClipState, FrameCounts, Segment
+from ..clip import Clip, ClipState, FrameCounts, Segment, SnapshotFile
 from ..errors import OutputError
 from .codecs import FROM_VIDEO_COLORS
 from .files import PART_SUFFIX
 from .manifest import MAX_STEPS, RECORDS, is_file_of, read_manifest
 from .segment_reader import SegmentReader, open_segment
 from .segment_writer import SegmentLabel
+from .snapshot_file import SnapshotReader
 
 MP4_SUFFIXES = (".mp4", ".mp4" + PART_SUFFIX)
 _MAX_PIXELS = 2**27
@@ -282,8 +283,18 @@ class _Review:
         self._counts()
         self._open_segment()
         listed = {segment.file for segment in self._clip.segments} | {self._clip.open_segment}
+        if self._clip.snapshots:
+            listed.add(self._clip.snapshots.file)
+            self._snapshots(self._clip.snapshots)
         for file in sorted(set(files) - listed):
             self._differs(f"{file} is there and not in the manifest")
+
+    def _snapshots(self, snapshots: SnapshotFile) -> None:
+        try:
+            with SnapshotReader(self._folder / snapshots.file) as reader:
+                self._same(f"{snapshots.file}: snapshots", snapshots.frames, len(reader.steps))
+        except OutputError as exc:
+            self._differs(str(exc))
 
     def _differs(self, line: str) -> None:
         self.differences.append(f"{self._clip.name}: {line}")

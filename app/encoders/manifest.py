@@ -13,10 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment
+from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment, SnapshotFile
 from ..config import check_name
 from ..errors import OutputError
 from .files import PART_SUFFIX, open_ordinary, sync_folder
+from .snapshot_file import SNAPSHOTS_SUFFIX
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 8 * 2**20
@@ -125,7 +126,7 @@ def is_file_of(clip: str, file_name: str) -> bool:
     return _CLIP_SUFFIX.fullmatch(file_name, len(clip)) is not None
 
 
-_CLIP_SUFFIX = re.compile(r"\.json|(\.\d{3,})?\.mp4(\.part)?", re.ASCII)
+_CLIP_SUFFIX = re.compile(r"\.json|(\.\d{3,})?\.mp4(\.part)?|\.snapshots\.npz(\.part)?", re.ASCII)
 
 
 def _is_closed(path: Path) -> bool:
@@ -182,6 +183,7 @@ def _to_json(clip: Clip) -> dict[str, Any]:
             "missing_steps": [list(span) for span in clip.missing_steps],
         },
         "segments": [_segment_to_json(segment) for segment in clip.segments] + _open_segment_to_json(clip),
+        **({"snapshots": _snapshots_to_json(clip.snapshots)} if clip.snapshots else {}),
     }
 
 
@@ -194,6 +196,10 @@ def _segment_to_json(segment: Segment) -> dict[str, Any]:
         "bytes": segment.nbytes,
         "duration_s": segment.duration_s,
     }
+
+
+def _snapshots_to_json(snapshots: SnapshotFile) -> dict[str, Any]:
+    return {"file": snapshots.file, "frames": snapshots.frames, "bytes": snapshots.nbytes}
 
 
 def _open_segment_to_json(clip: Clip) -> list[dict[str, Any]]:
@@ -250,6 +256,7 @@ def _to_clip(found: Any, name: str) -> Clip:
         missing_steps=tuple(_to_span(span) for span in frames.get("missing_steps", _list)),
         segments=closed,
         open_segment=open_segment,
+        snapshots=_to_snapshots(_Fields(found["snapshots"], "snapshots."), name) if "snapshots" in found else None,
     )
 
 
@@ -276,6 +283,15 @@ def _to_segment(fields: _Fields, name: str) -> Segment:
         frames=fields.get("frames", _whole(0)),
         nbytes=fields.get("bytes", _whole(0)),
         duration_s=fields.get("duration_s", _real),
+    )
+
+
+def _to_snapshots(fields: _Fields, name: str) -> SnapshotFile:
+    def file(value: Any) -> str | None:
+        return None if value == f"{name}{SNAPSHOTS_SUFFIX}" else f"{name}{SNAPSHOTS_SUFFIX}"
+
+    return SnapshotFile(
+        file=fields.get("file", file), frames=fields.get("frames", _whole(1)), nbytes=fields.get("bytes", _whole(0))
     )
 
 

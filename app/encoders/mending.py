@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -11,13 +11,20 @@ from pathlib import Path
 
 import av
 
-from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment
+from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment, SnapshotFile, steps_in, to_ranges
 from .files import PART_SUFFIX
 from .manifest import MAX_STEPS
 from .salvage import Tally, measure
 from .segment_reader import ends_before_first_frame
 
-_REFUND_ORDER = (DropCause.DISK_FULL, DropCause.ENCODE_FAILED, DropCause.WORKER_LOST, DropCause.CLOSED, *DropCause)
+_REFUND_ORDER = (
+    DropCause.NOT_RENDERED,
+    DropCause.DISK_FULL,
+    DropCause.ENCODE_FAILED,
+    DropCause.WORKER_LOST,
+    DropCause.CLOSED,
+    *DropCause,
+)
 """Causes under which frames may be booked that are in a file after all, likeliest first."""
 
 
@@ -255,8 +262,8 @@ def _settled(before: Clip, shown: list[int]) -> Clip:
     What a clip left open asked for is not known: up to its last step that is, every one is taken to have been.
     """
     stride, start = before.frame_stride, before.start_step
-    _check_size(before, shown)
-    missing = {step for first, last in before.missing_steps for step in range(first, last + 1, stride)}
+    check_size(before, shown)
+    missing = steps_in(before.missing_steps, stride)
     lost = missing.difference(shown)
     if before.state is ClipState.RECORDING:
         last = max([start - stride, *shown[-1:], *missing]) if before.end_step is None else before.end_step
@@ -268,12 +275,37 @@ def _settled(before: Clip, shown: list[int]) -> Clip:
     frames = FrameCounts(
         requested=len(shown) + dropped_count,
         encoded=len(shown),
-        dropped=_rebooked(before.frames.dropped, dropped_count),
+        dropped=rebooked(before.frames.dropped, dropped_count),
     )
-    return replace(before, frames=frames, missing_steps=_to_ranges(sorted(lost), stride))
+    return replace(before, frames=frames, missing_steps=to_ranges(lost, stride))
 
 
-def _check_size(clip: Clip, shown: list[int]) -> None:
+def with_snapshots(clip: Clip, snapshots: SnapshotFile, kept: Sequence[int]) -> Clip:
+    """Return a clip that was mended with its snapshots listed, of the steps `kept`, and books that balance."""
+    stride = clip.frame_stride
+    check_size(clip)
+    missing = steps_in(clip.missing_steps, stride)
+    shown = {step for one in clip.segments for step in range(one.first_step, one.last_step + 1, stride)}
+    unknown = set(kept) - missing - shown
+    dropped = {**clip.frames.dropped}
+    if unknown:
+        dropped[DropCause.NOT_RENDERED] = dropped.get(DropCause.NOT_RENDERED, 0) + len(unknown)
+    frames = replace(clip.frames, requested=clip.frames.requested + len(unknown), dropped=dropped)
+    return replace(
+        clip,
+        frames=frames,
+        missing_steps=to_ranges(missing | unknown, stride),
+        snapshots=snapshots,
+        state=clip.state if clip.frames.encoded else ClipState.UNRENDERED,
+    )
+
+
+def check_size(clip: Clip, shown: Sequence[int] = ()) -> None:
+    """Check that a clip of which the steps `shown` are in files, ascending, is no larger than one can be.
+
+    Raises:
+        UnmendableError: it is.
+    """
     ends = [*shown[-1:], *(last for _, last in clip.missing_steps)]
     last = max(ends, default=clip.start_step) if clip.end_step is None else clip.end_step
     spans = [(clip.start_step, last), *clip.missing_steps]
@@ -281,7 +313,7 @@ def _check_size(clip: Clip, shown: list[int]) -> None:
         raise UnmendableError(f"{clip.name}.json can't be mended: a clip has at most {MAX_STEPS} steps")
 
 
-def _rebooked(dropped: Mapping[DropCause, int], count: int) -> dict[DropCause, int]:
+def rebooked(dropped: Mapping[DropCause, int], count: int) -> dict[DropCause, int]:
     """Return `dropped` with `count` frames in all: fewer where some are in a file after all."""
     booked = {cause: dropped.get(cause, 0) for cause in _REFUND_ORDER}
     surplus = sum(booked.values()) - count
@@ -291,13 +323,3 @@ def _rebooked(dropped: Mapping[DropCause, int], count: int) -> dict[DropCause, i
         booked[cause] -= refund
         surplus -= refund
     return {cause: number for cause, number in booked.items() if number}
-
-
-def _to_ranges(steps: Iterable[int], stride: int) -> tuple[tuple[int, int], ...]:
-    ranges: list[tuple[int, int]] = []
-    for step in steps:
-        if ranges and step - ranges[-1][1] == stride:
-            ranges[-1] = (ranges[-1][0], step)
-        else:
-            ranges.append((step, step))
-    return tuple(ranges)

@@ -18,9 +18,10 @@ from ..errors import EncodeError, OutputError
 from .files import PART_SUFFIX, open_ordinary
 from .folder_lock import LOCK_FILE, FolderLock
 from .manifest import RECORDS, read_manifest, write_manifest
-from .mending import ClipReview, Plan, UnmendableError
+from .mending import ClipReview, Plan, UnmendableError, with_snapshots
 from .salvage import salvage
 from .segment_reader import open_segment
+from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, salvage_snapshots
 
 _ORPHAN_S = 3.0
 """A worker whose training was killed closes its segments first; by then it is gone."""
@@ -129,6 +130,8 @@ class _FolderMending:
         for name, files in self._clips().items():
             try:
                 self._mend(name, files)
+                if f"{name}{SNAPSHOTS_SUFFIX}{PART_SUFFIX}" in self._entries:
+                    self._close_snapshots(name)
             except (UnmendableError, OutputError, EncodeError) as exc:
                 self._problems.append(str(exc))
         for entry in self._entries:
@@ -220,6 +223,28 @@ class _FolderMending:
             self._removed += plan.to_remove
             if f"{name}.json" in self._entries:
                 self._remove_leftover(f"{name}.json")
+
+    def _close_snapshots(self, name: str) -> None:
+        """Close the file of snapshots that a killed process left open, and have the manifest list it."""
+        part = f"{name}{SNAPSHOTS_SUFFIX}{PART_SUFFIX}"
+        if self._dry_run:
+            clip = read_manifest(self._folder / f"{name}.json")
+            self._note_mended(clip, f"{part} is to be closed")
+            return
+        snapshots = salvage_snapshots(self._folder, part)
+        if snapshots is None:
+            self._removed.append(part)
+            return
+        with SnapshotReader(self._folder / snapshots.file) as reader:
+            clip = with_snapshots(read_manifest(self._folder / f"{name}.json"), snapshots, reader.steps)
+        write_manifest(self._folder, clip)
+        self._note_mended(clip, f"{part} closed as {snapshots.file}: {snapshots.frames} snapshots, for stepreel render")
+
+    def _note_mended(self, clip: Clip, action: str) -> None:
+        earlier = [one for one in self._mended if one.clip.name == clip.name]
+        self._mended = [one for one in self._mended if one not in earlier]
+        actions = tuple(line for one in earlier for line in one.actions)
+        self._mended.append(MendedClip(clip=clip, actions=(*actions, action)))
 
     def _remove_leftover(self, entry: str) -> None:
         path = self._folder / entry

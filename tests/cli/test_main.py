@@ -26,6 +26,7 @@ def test_help_lists_every_command(stepreel: Command) -> None:
         "record",
         "inspect",
         "recover",
+        "render",
     ]
 
 

@@ -1,0 +1,275 @@
+"""Clips whose snapshots were kept -> video, drawn now: what `stepreel render` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends.archives import make_renderer
+from .backends.camera import Camera
+from .clip import Clip, ClipState, FrameCounts, Renderer, Segment, steps_in, to_ranges
+from .config import RecorderConfig
+from .encoders.codecs import EncodeSettings, as_fraction
+from .encoders.folder_lock import FolderLock
+from .encoders.manifest import read_manifest, reserve_name, write_manifest
+from .encoders.mending import UnmendableError, check_size, rebooked
+from .encoders.segment_writer import ClipWriter
+from .encoders.snapshot_file import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX, SnapshotReader
+from .errors import ConfigurationError, OutputError
+
+Progress = Callable[[int, int], None]
+"""Called with the frames drawn of a clip, and how many there are to draw."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How kept snapshots are drawn; None: as they were to be drawn when they were taken."""
+
+    camera: Camera | None = None
+    width: int | None = None
+    """Width of the pictures [pixels]."""
+    height: int | None = None
+    """Height of the pictures [pixels]."""
+    codec: str | None = None
+    """An encoder's name in FFmpeg, or "auto"."""
+
+    @property
+    def is_another(self) -> bool:
+        """Whether it gives other pictures than those of the clip's own segments."""
+        return (self.camera, self.width, self.height) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedClip:
+    """What became of one clip."""
+
+    clip: Clip
+    """As its manifest says now."""
+    drawn: int
+    """Frames drawn."""
+    left: int
+    """Snapshots left as they are: in a segment that is closed there is no room for another frame."""
+    failures: tuple[str, ...]
+    """Why frames could not be drawn, one line for each kind."""
+
+
+def clips_to_render(folder: Path) -> tuple[str, ...]:
+    """Return the names of the clips in a folder that have snapshots.
+
+    Raises:
+        OutputError: the folder can't be read.
+    """
+    try:
+        names = [name.removesuffix(SNAPSHOTS_SUFFIX) for name in os.listdir(folder) if name.endswith(SNAPSHOTS_SUFFIX)]
+    except OSError as exc:
+        raise OutputError(f"{folder} can't be read: {exc.strerror or exc}") from exc
+    return tuple(sorted(names))
+
+
+def render_clip(
+    folder: Path, name: str, *, view: View = View(), save_as: str | None = None, progress: Progress | None = None
+) -> RenderedClip:
+    """Draw and encode a clip's snapshots. Blocks, on this thread, which the drawing context then belongs to.
+
+    Without another view the clip gets the frames that it lacks, and doing it again does nothing. With another one, a
+    new clip `<name>-<save_as>` gets them all. The snapshots stay.
+
+    Args:
+        folder: The output folder of the recorder.
+        name: The clip.
+        view: How to draw.
+        save_as: Names the new clip; given with another view only, and then always.
+        progress: Hears how far it is.
+
+    Raises:
+        ConfigurationError: `save_as` is missing, or there for nothing; or a stored setting can't be.
+        OutputError: there is no such clip, it is damaged, is still being recorded, or can't be written.
+        BackendError: nothing here draws its snapshots.
+        EncodeError: a segment can't be written; those before it stay.
+    """
+    if view.is_another is (save_as is None):
+        raise ConfigurationError(
+            f"save_as: got {save_as!r}; allowed: a name where camera or size are another, else None"
+        )
+    lock = FolderLock.claim(folder, timeout_s=0.0)
+    if lock is None:
+        raise OutputError(f"{folder} is being recorded into; render when that has ended")
+    try:
+        before = read_manifest(folder / f"{name}.json")
+        with SnapshotReader(folder / f"{name}{SNAPSHOTS_SUFFIX}") as reader:
+            rendering = _Rendering(folder, before, reader, view, progress)
+            return rendering.into_new_clip(save_as) if save_as else rendering.into_gaps()
+    finally:
+        lock.release()
+
+
+class _Rendering:
+    def __init__(
+        self, folder: Path, before: Clip, reader: SnapshotReader, view: View, progress: Progress | None
+    ) -> None:
+        if before.state is ClipState.RECORDING:
+            raise OutputError(f"{before.name} was not closed; stepreel recover mends it")
+        if reader.about.clip != before.name or reader.about.frame_stride != before.frame_stride:
+            raise OutputError(f"the snapshots beside {before.name}.json are those of {reader.about.clip!r}")
+        try:
+            check_size(before)
+        except UnmendableError as exc:
+            raise OutputError(str(exc)) from exc
+        self._folder = folder
+        self._before = before
+        self._reader = reader
+        self._view = view
+        self._progress = progress
+        self._settings = _encode_settings(reader, view)
+        self._failures: dict[str, str] = {}
+        self._total = 0
+        self._done = 0
+        self._shown: set[int] = set()
+        self._codec = before.codec
+        self._size = (before.width, before.height)
+
+    def into_gaps(self) -> RenderedClip:
+        """Draw what the clip lacks."""
+        before = self._before
+        missing = steps_in(before.missing_steps, before.frame_stride)
+        wanted = [step for step in self._reader.steps if step in missing]
+        runs = list(_runs(wanted, [_span(before, segment) for segment in before.segments]))
+        self._total = sum(len(run) for run in runs)
+        segments, drawn = list(before.segments), 0
+        if runs:
+            with self._opened() as renderer:
+                for run in runs:
+                    closed = self._write(renderer, before.name, run, first_index=_next_index(before.name, segments))
+                    segments += closed
+                    drawn += sum(segment.frames for segment in closed)
+        clip = self._completed(before, segments) if drawn else before
+        if drawn:
+            write_manifest(self._folder, clip)
+        left = len(wanted) - self._total
+        return RenderedClip(clip=clip, drawn=drawn, left=left, failures=tuple(self._failures.values()))
+
+    def into_new_clip(self, save_as: str) -> RenderedClip:
+        """Draw every snapshot, into a clip of its own."""
+        before, steps = self._before, self._reader.steps
+        self._total = len(steps)
+        with self._opened() as renderer:
+            name = reserve_name(self._folder, f"{before.name}-{save_as}")
+            segments = self._write(renderer, name, steps, first_index=0)
+        # What the clip had in its own segments was drawn then, from where nobody can look again.
+        books = FrameCounts(requested=before.frames.requested, dropped=before.frames.dropped)
+        asked = range(before.start_step, _last_step(before, steps) + 1, before.frame_stride)
+        missing = to_ranges(asked, before.frame_stride)
+        empty = replace(before, name=name, segments=(), snapshots=None, frames=books, missing_steps=missing)
+        clip = self._completed(empty, segments)
+        write_manifest(self._folder, clip)
+        drawn = sum(segment.frames for segment in segments)
+        return RenderedClip(clip=clip, drawn=drawn, left=0, failures=tuple(self._failures.values()))
+
+    @contextmanager
+    def _opened(self) -> Iterator[Renderer]:
+        """Yield the renderer, open, and close it afterwards."""
+        view = self._view
+        renderer = make_renderer(self._reader.archive(), camera=view.camera, width=view.width, height=view.height)
+        renderer.open()
+        try:
+            yield renderer
+        finally:
+            renderer.close()
+
+    def _write(self, renderer: Renderer, name: str, steps: list[int], *, first_index: int) -> tuple[Segment, ...]:
+        start, stride = self._before.start_step, self._before.frame_stride
+        writer = ClipWriter(
+            self._folder, name, self._settings, start_step=start, frame_stride=stride, first_index=first_index
+        )
+        try:
+            for step in steps:
+                picture = self._draw(renderer, step)
+                if picture is not None:
+                    writer.write(picture, step=step, pts=(step - start) // stride)
+                    self._shown.add(step)
+            writer.close((steps[-1] - start) // stride + 1)
+        finally:
+            writer.abandon()
+        self._codec = writer.codec or self._codec
+        self._size = writer.size or self._size
+        return writer.segments
+
+    def _completed(self, before: Clip, segments: Sequence[Segment]) -> Clip:
+        """Return the clip with these segments, and books that balance again."""
+        encoded = sum(segment.frames for segment in segments)
+        dropped = max(before.frames.requested - encoded, 0)
+        stride = before.frame_stride
+        return replace(
+            before,
+            segments=tuple(sorted(segments, key=lambda segment: segment.first_step)),
+            frames=FrameCounts(
+                requested=encoded + dropped, encoded=encoded, dropped=rebooked(before.frames.dropped, dropped)
+            ),
+            codec=self._codec,
+            width=self._size[0],
+            height=self._size[1],
+            missing_steps=to_ranges(steps_in(before.missing_steps, stride) - self._shown, stride),
+            state=ClipState.INCOMPLETE if dropped else ClipState.COMPLETE,
+        )
+
+    def _draw(self, renderer: Renderer, step: int) -> NDArray[np.uint8] | None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._total)
+        snapshot = self._reader.snapshot(step)
+        try:
+            return renderer.render(snapshot)
+        except Exception as exc:  # noqa: BLE001 - whatever a renderer raises costs this frame.
+            self._failures.setdefault(type(exc).__name__, f"step {step}: {type(exc).__name__}: {exc}")
+            return None
+
+
+def _encode_settings(reader: SnapshotReader, view: View) -> EncodeSettings:
+    """Return the settings that a file brings along, checked like any others."""
+    stored = dict(reader.about.encoding)
+    unknown = set(stored) - set(ENCODING_SETTINGS)
+    if unknown:
+        raise OutputError(f"the snapshots of {reader.about.clip} name settings that are not known: {sorted(unknown)}")
+    config = RecorderConfig(output_dir=".", **{**stored, **({"codec": view.codec} if view.codec else {})})
+    return EncodeSettings(
+        codec=config.codec,
+        preset=config.preset,
+        crf=config.crf,
+        pix_fmt=config.pix_fmt,
+        gop_s=config.gop_s,
+        segment_s=config.segment_s,
+        segment_bytes=config.segment_bytes,
+        fps=as_fraction(reader.about.fps),
+    )
+
+
+def _span(clip: Clip, segment: Segment) -> range:
+    """Return the steps for which a segment shows something, be it the frame before."""
+    is_first = segment.file in (f"{clip.name}.mp4", f"{clip.name}.000.mp4")
+    base = clip.start_step if is_first else segment.first_step
+    return range(base, base + round(segment.duration_s * clip.fps) * clip.frame_stride, clip.frame_stride)
+
+
+def _runs(steps: list[int], spans: list[range]) -> Iterator[list[int]]:
+    """Yield the steps that lie in one gap between segments together; those inside of a segment are left out."""
+    runs: dict[int, list[int]] = {}
+    for step in steps:
+        if not any(span.start <= step < span.stop for span in spans):
+            runs.setdefault(sum(span.start < step for span in spans), []).append(step)
+    yield from runs.values()
+
+
+def _next_index(name: str, segments: list[Segment]) -> int:
+    """Return a number above those that the clip's segments have."""
+    numbers = [segment.file.removeprefix(f"{name}.").removesuffix(".mp4") for segment in segments]
+    return max((int(number) + 1 if number.isdecimal() else 1 for number in numbers), default=0)
+
+
+def _last_step(clip: Clip, kept: Sequence[int]) -> int:
+    return kept[-1] if clip.end_step is None else clip.end_step
