@@ -11,6 +11,7 @@ from ..errors import BackendError
 from .camera import Camera
 
 MAKERS = {
+    "newton": ".newton_renderer",
     "mujoco": ".mujoco_renderer",
     "sensor": ".sensor",
     "synthetic": ".synthetic",

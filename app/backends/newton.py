@@ -1,63 +1,70 @@
 """`NewtonBackend`: takes snapshots of a Newton simulation on the training thread.
 
-A snapshot is what a picture needs of a `newton.State` and nothing else: transforms of the bodies in the picture
-(float32, `[bodies, 7]`), then positions of the particles in it (float32, `[particles, 3]`), then, where the camera
-follows something, the camera (float32, `[7]`). A worker draws it.
+A snapshot is what a picture needs of a `newton.State` and nothing else; `newton_view` says how it is laid out. A worker
+draws it.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..clip import CaptureFormat, CaptureRequest, PendingSnapshot, Slot, Snapshot
 from ..errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
 from .camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
+from .colour import checked_range
 from .drawing_place import DrawingPlace, choose_place
-from .newton_renderer import FallbackRenderer, GlRenderer, View, WarpRenderer
-from .newton_scene import Floats, Selection, build_scene, select
+from .newton_capture import DeviceSource, HostSource, open_source
+from .newton_renderer import make_renderer
+from .newton_scene import Selection, select
+from .newton_scenery import Scenery, build_scenery, build_tiles
+from .newton_view import LEAST_TILE, Channel, View
+from .newton_worlds import Worlds
 
 DEFAULT_WIDTH = 1280
 DEFAULT_HEIGHT = 720
-DEFAULT_WORLD_COUNT = 16
-"""Worlds drawn where the caller names none; more are too small to see and too slow to draw."""
 
 _RENDERERS = ("auto", "gl", "warp")
-_STATES_REMEMBERED = 8
-
-Range = tuple[int, int, int]
-"""Rows that lie together: the first in the snapshot, the first in the state, how many."""
 
 
 class NewtonBackend:
     """Records a Newton simulation by snapshots of its state.
 
-    Shapes, colours and the layout of worlds are read once, in `open`; what moves is read at every capture.
+    Shapes, colours and the layout of worlds are read once, in `open`, and again for the first clip after the model has
+    become another; what moves is read at every capture.
 
     Args:
-        model: The `newton.Model` that is simulated.
+        model: The `newton.Model` that is simulated; or, where it is replaced during a run, a function that returns the
+            current one, which is called when a clip begins.
         get_state: Returns the current `newton.State`; called at every capture, since states swap.
         eye: Position of the camera [m].
         lookat: The point in the middle of the picture [m].
         fov: Vertical field of view [degrees].
         camera: The camera, instead of `eye`, `lookat` and `fov`; a function that returns one is called at every
             capture, and what it raises costs that frame.
-        visible_worlds: Indices of the worlds in the picture, which stand side by side as in Newton's viewer; None:
-            the first 16. Shapes of no world are always in it.
+        visible_worlds: Indices of the worlds in the picture, which stand side by side as in Newton's viewer; "all" of
+            them; None: the first 16. Shapes of no world are always in it.
         world_spacing: Distances of neighbouring worlds along each axis [m], in a grid as in Newton's viewer; zeros show
             them where the simulation has them; None: what the largest world needs.
+        tiles: Show worlds apart from each other instead, each in a tile of its own and from the same camera, which is
+            then relative to the tile's world: how many, or rows and columns. They are those of `visible_worlds`, in
+            that order, else the first.
+        world_origins: For `tiles`: where each world of the model has its own origin [m], where worlds stand apart in
+            the simulation; shape `[worlds, 3]`. None: all at the model's, as Newton replicates them.
         renderer: "gl" (Newton's viewer over EGL), "warp" (its ray tracer), or "auto": the first of them that works.
+        channel: "rgb", or of the ray tracer "depth", "normals" or "segmentation".
+        depth_range: Distances at the two ends of the colours of "depth" [m].
         steps_per_second: Simulated steps a second [Hz]; None: not known.
 
     Raises:
         ConfigurationError: a value that can't work.
+        BackendError: the model has no such worlds.
     """
 
     def __init__(
@@ -69,9 +76,13 @@ class NewtonBackend:
         lookat: Vector | None = None,
         fov: float | None = None,
         camera: CameraSource | None = None,
-        visible_worlds: Sequence[int] | None = None,
+        visible_worlds: Sequence[int] | Literal["all"] | None = None,
         world_spacing: Vector | None = None,
+        tiles: int | tuple[int, int] | None = None,
+        world_origins: Any = None,
         renderer: str = "auto",
+        channel: str = "rgb",
+        depth_range: tuple[float, float] = (0.1, 10.0),
         steps_per_second: float | None = None,
     ) -> None:
         if renderer not in _RENDERERS:
@@ -79,14 +90,19 @@ class NewtonBackend:
         if not callable(get_state):
             raise ConfigurationError(f"get_state: got {get_state!r}; allowed: a function that returns a newton.State")
         self._camera = choose_camera(camera, eye=eye, lookat=lookat, fov=fov)
+        self._channel = _checked_channel(channel, renderer)
+        self._depth_range = checked_range("depth_range", depth_range)
         self._steps_per_second = _checked_rate(steps_per_second)
-        self._visible_worlds = None if visible_worlds is None else _checked_worlds(visible_worlds)
-        self._world_spacing = None if world_spacing is None else _checked_spacing(world_spacing)
+        self._worlds = Worlds(visible=visible_worlds, spacing=world_spacing, tiles=tiles, origins=world_origins)
         self._model = model
         self._get_state = get_state
-        self._renderer = renderer
-        self._name = "newton_warp" if renderer == "warp" else "newton_gl"
-        self._source: _HostSource | _DeviceSource | None = None
+        self._renderer = "warp" if self._channel is not Channel.RGB else renderer
+        self._name = "newton_warp" if self._renderer == "warp" else "newton_gl"
+        self._wish: _Wish | None = None
+        self._source: HostSource | DeviceSource | None = None
+        self._known: tuple[weakref.ref[Any], tuple[int, ...]] | None = None
+        if not callable(model) and hasattr(model, "world_count"):
+            self._worlds.choose(int(model.world_count))
 
     @property
     def name(self) -> str:
@@ -100,32 +116,22 @@ class NewtonBackend:
             BackendError: the model or its state can't be recorded.
             RendererUnavailableError: nothing here can draw it.
         """
-        model = _checked_model(self._model)
-        worlds = self._chosen_worlds(model)
-        place = choose_place(worker_device, model.device.ordinal if model.device.is_cuda else None)
-        self._name = _choose_renderer(self._renderer, place)
-        selection = select(model, worlds)
-        view = View(
-            scene=build_scene(model, selection, self._world_spacing),
-            camera=self._first_camera(),
-            is_camera_captured=not isinstance(self._camera, Camera),
-            width=width or DEFAULT_WIDTH,
-            height=height or DEFAULT_HEIGHT,
-            tracer_device="cpu" if place.gpu is None else "cuda:0",
-            egl_device=place.egl_device,
-        )
-        self._source = _open_source(model, selection)
-        self._check_state()
-        return CaptureFormat(
-            width=view.width,
-            height=view.height,
-            nbytes=view.snapshot_nbytes,
-            steps_per_second=self._steps_per_second,
-            renderer=self._make_renderer(view),
-            worker_environment=place.environment,
-            shares_gpu=model.device.is_cuda and place.gpu == model.device.ordinal,
-            details=self._details(view, selection, place),
-        )
+        self._wish = _Wish(width=width or DEFAULT_WIDTH, height=height or DEFAULT_HEIGHT, worker_device=worker_device)
+        return self._announce(self._current_model(), self._wish)
+
+    def renewed(self) -> CaptureFormat | None:
+        """See `stepreel.clip.RenewableBackend.renewed`: another format once the model is another, or has other counts.
+
+        Raises:
+            BackendError: the model of now, or its state, can't be recorded.
+        """
+        if self._wish is None:
+            return None
+        model = self._current_model()
+        if self._known is not None and self._known[0]() is model and self._known[1] == _counts(model):
+            return None
+        self._source = self._known = None
+        return self._announce(model, self._wish)
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Snapshot | PendingSnapshot:
         """Copy what the picture needs of the current state into `slot`.
@@ -135,7 +141,8 @@ class NewtonBackend:
         graph is being captured.
 
         Raises:
-            CaptureError: `get_state` gave no state of this model, or the camera function no camera.
+            SourceChangedError: `get_state` gave a state of another model.
+            CaptureError: `get_state` gave no state, or the camera function no camera.
         """
         if self._source is None:
             raise CaptureError("the backend is not open; call open first")
@@ -148,28 +155,51 @@ class NewtonBackend:
 
     def close(self) -> None:
         """Let go of the staging memory. Snapshots still pending stay valid."""
-        self._source = None
+        self._source = self._wish = self._known = None
 
-    def _chosen_worlds(self, model: Any) -> tuple[int, ...]:
-        count = int(model.world_count)
-        if self._visible_worlds is None:
-            return tuple(range(min(count, DEFAULT_WORLD_COUNT)))
-        outside = [world for world in self._visible_worlds if not 0 <= world < count]
-        if outside:
-            raise BackendError(
-                f"visible_worlds names {outside}, the model has {count} worlds; name worlds from 0 to {count - 1}"
-            )
-        return self._visible_worlds
+    def _current_model(self) -> Any:
+        return _checked_model(self._model() if callable(self._model) else self._model)
 
-    def _make_renderer(self, view: View) -> GlRenderer | WarpRenderer | FallbackRenderer:
-        if self._name == "newton_warp":
-            return WarpRenderer(view)
-        return GlRenderer(view) if self._renderer == "gl" else FallbackRenderer(view)
+    def _announce(self, model: Any, wish: _Wish) -> CaptureFormat:
+        place = choose_place(wish.worker_device, model.device.ordinal if model.device.is_cuda else None)
+        self._name = _choose_renderer(self._renderer, place)
+        scenery, selection = self._scenery(model)
+        view = View(
+            scenery=scenery,
+            camera=self._first_camera(),
+            width=wish.width,
+            height=wish.height,
+            channel=self._channel,
+            depth_range=self._depth_range,
+            tracer_device="cpu" if place.gpu is None else "cuda:0",
+            egl_device=place.egl_device,
+            is_camera_captured=not isinstance(self._camera, Camera),
+        )
+        _check_tiles(view)
+        source = open_source(model, selection)
+        self._check_state(source)
+        self._source, self._known = source, (weakref.ref(model), _counts(model))
+        return CaptureFormat(
+            width=view.width,
+            height=view.height,
+            nbytes=view.snapshot_nbytes,
+            steps_per_second=self._steps_per_second,
+            renderer=make_renderer(view, "warp" if self._name == "newton_warp" else self._renderer),
+            worker_environment=place.environment,
+            shares_gpu=model.device.is_cuda and place.gpu == model.device.ordinal,
+            details=self._details(model, view, selection, place),
+        )
 
-    def _check_state(self) -> None:
-        assert self._source is not None
+    def _scenery(self, model: Any) -> tuple[Scenery, Selection]:
+        chosen = self._worlds.choose(int(model.world_count))
+        if chosen.grid is not None:
+            return build_tiles(model, chosen.worlds, chosen.grid, chosen.origins)
+        selection = select(model, chosen.worlds)
+        return build_scenery(model, selection, self._worlds.spacing), selection
+
+    def _check_state(self, source: HostSource | DeviceSource) -> None:
         try:
-            self._source.check(self._get_state())
+            source.check(self._get_state())
         except CaptureError as exc:
             raise BackendError(f"called get_state once to see whether the simulation can be recorded: {exc}") from exc
 
@@ -181,187 +211,117 @@ class NewtonBackend:
                 f"called the camera function once to see whether it tells a camera, found {type(exc).__name__}: {exc}"
             ) from exc
 
-    def _details(self, view: View, selection: Selection, place: DrawingPlace) -> dict[str, Any]:
+    def _details(self, model: Any, view: View, selection: Selection, place: DrawingPlace) -> dict[str, Any]:
         return {
             "camera": view.camera.to_json(),
             "camera_follows": view.is_camera_captured,
             "renderer": self._name,
-            "worlds": int(self._model.world_count),
+            "channel": view.channel.value,
+            "worlds": int(model.world_count),
             "visible_worlds": list(selection.worlds),
-            "shapes": len(view.scene.shape_type),
+            "tiles": list(view.scenery.grid) if self._worlds.tiles is not None else None,
+            "shapes": sum(len(view.scenery.scenes[tile.scene].shape_type) for tile in view.scenery.tiles),
             "bodies": len(selection.bodies),
             "particles": len(selection.particles),
-            "model_device": str(self._model.device),
+            "model_device": str(model.device),
             "draws_on": place.name,
         }
 
 
-class _HostSource:
-    """Copies from a CPU model's state, whose arrays numpy can look at."""
+class NewtonGlBackend(NewtonBackend):
+    """Records a Newton simulation by snapshots, and draws them as Newton's viewer shows them: `NewtonBackend` with
+    `renderer="gl"`, where the arguments are explained."""
 
-    def __init__(self, model: Any, selection: Selection) -> None:
-        self._body_count = int(model.body_count)
-        self._particle_count = int(model.particle_count)
-        self._bodies = _ranges(selection.bodies)
-        self._particles = _ranges(selection.particles)
-        self._body_nbytes = 28 * len(selection.bodies)
-        self.nbytes = self._body_nbytes + 12 * len(selection.particles)
-        self._views: dict[int, tuple[Any, Floats]] = {}
-
-    def check(self, state: Any) -> None:
-        _check_state(state, self._body_count, self._particle_count)
-
-    def capture(self, state: Any, target: NDArray[np.uint8]) -> Snapshot:
-        self.check(state)
-        if self._bodies:
-            rows = target[: self._body_nbytes].view(np.float32).reshape(-1, 7)
-            _copy_rows(rows, self._view(state.body_q), self._bodies)
-        if self._particles:
-            rows = target[self._body_nbytes : self.nbytes].view(np.float32).reshape(-1, 3)
-            _copy_rows(rows, self._view(state.particle_q), self._particles)
-        return Snapshot(nbytes=target.nbytes)
-
-    def _view(self, array: Any) -> Floats:
-        """Return an array's memory as numpy sees it; the views of the states that swap are kept."""
-        known = self._views.get(id(array))
-        if known is not None:
-            return known[1]
-        if len(self._views) >= _STATES_REMEMBERED:
-            self._views.clear()
-        view: Floats = array.numpy()
-        # The array is kept with its view, so that its id can't go to another one meanwhile.
-        self._views[id(array)] = array, view
-        return view
+    def __init__(
+        self,
+        model: Any,
+        get_state: Callable[[], Any],
+        *,
+        eye: Vector | None = None,
+        lookat: Vector | None = None,
+        fov: float | None = None,
+        camera: CameraSource | None = None,
+        visible_worlds: Sequence[int] | Literal["all"] | None = None,
+        world_spacing: Vector | None = None,
+        tiles: int | tuple[int, int] | None = None,
+        world_origins: Any = None,
+        steps_per_second: float | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            get_state,
+            eye=eye,
+            lookat=lookat,
+            fov=fov,
+            camera=camera,
+            visible_worlds=visible_worlds,
+            world_spacing=world_spacing,
+            tiles=tiles,
+            world_origins=world_origins,
+            renderer="gl",
+            steps_per_second=steps_per_second,
+        )
 
 
-class _DeviceSource:
-    """Copies from a CUDA model's state through pinned memory, without waiting for the device."""
+class NewtonWarpBackend(NewtonBackend):
+    """Records a Newton simulation by snapshots, and draws them with Newton's ray tracer, which needs no OpenGL and has
+    several channels: `NewtonBackend` with `renderer="warp"`, where the arguments are explained."""
 
-    def __init__(self, model: Any, selection: Selection) -> None:
-        self._device = model.device
-        self._body_count = int(model.body_count)
-        self._particle_count = int(model.particle_count)
-        self._selection = selection
-        self._bodies = _ranges(selection.bodies)
-        self._particles = _ranges(selection.particles)
-        self.nbytes = 28 * len(selection.bodies) + 12 * len(selection.particles)
-        self._stagings = [self._new_staging() for _ in range(2)]
-
-    def check(self, state: Any) -> None:
-        _check_state(state, self._body_count, self._particle_count)
-
-    def capture(self, state: Any, target: NDArray[np.uint8]) -> PendingSnapshot:
-        import warp as wp
-
-        self.check(state)
-        staging = self._idle_staging()
-        stream = wp.get_stream(self._device)
-        for first, source, count in self._bodies:
-            wp.copy(staging.bodies, state.body_q, first, source, count, stream)
-        for first, source, count in self._particles:
-            wp.copy(staging.particles, state.particle_q, first, source, count, stream)
-        stream.record_event(staging.event)
-        return staging.lend(target)
-
-    def _idle_staging(self) -> _Staging:
-        for staging in self._stagings:
-            if staging.is_idle():
-                return staging
-        self._stagings.append(self._new_staging())
-        return self._stagings[-1]
-
-    def _new_staging(self) -> _Staging:
-        return _Staging(self._device, len(self._selection.bodies), len(self._selection.particles))
-
-
-class _Staging:
-    """Pinned memory for one snapshot on its way, and the event that tells when it has come."""
-
-    def __init__(self, device: Any, body_count: int, particle_count: int) -> None:
-        import warp as wp
-
-        self.bodies = wp.empty(body_count, dtype=wp.transformf, device="cpu", pinned=True)
-        self.particles = wp.empty(particle_count, dtype=wp.vec3f, device="cpu", pinned=True)
-        self.event = wp.Event(device)
-        self._bytes = [
-            array.numpy().reshape(-1).view(np.uint8) for array in (self.bodies, self.particles) if array.size
-        ]
-        self._lent: weakref.ref[_DeviceSnapshot] | None = None
-
-    def lend(self, target: NDArray[np.uint8]) -> _DeviceSnapshot:
-        snapshot = _DeviceSnapshot(self, target)
-        self._lent = weakref.ref(snapshot)
-        return snapshot
-
-    def is_idle(self) -> bool:
-        """Whether nobody waits for what is in it, and the device no longer writes to it."""
-        lent = self._lent() if self._lent is not None else None
-        return (lent is None or lent.is_whole) and bool(self.event.is_complete)
-
-    def copy_to(self, target: NDArray[np.uint8]) -> None:
-        start = 0
-        for part in self._bytes:
-            target[start : start + part.nbytes] = part
-            start += part.nbytes
+    def __init__(
+        self,
+        model: Any,
+        get_state: Callable[[], Any],
+        *,
+        eye: Vector | None = None,
+        lookat: Vector | None = None,
+        fov: float | None = None,
+        camera: CameraSource | None = None,
+        visible_worlds: Sequence[int] | Literal["all"] | None = None,
+        world_spacing: Vector | None = None,
+        tiles: int | tuple[int, int] | None = None,
+        world_origins: Any = None,
+        channel: str = "rgb",
+        depth_range: tuple[float, float] = (0.1, 10.0),
+        steps_per_second: float | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            get_state,
+            eye=eye,
+            lookat=lookat,
+            fov=fov,
+            camera=camera,
+            visible_worlds=visible_worlds,
+            world_spacing=world_spacing,
+            tiles=tiles,
+            world_origins=world_origins,
+            renderer="warp",
+            channel=channel,
+            depth_range=depth_range,
+            steps_per_second=steps_per_second,
+        )
 
 
-class _DeviceSnapshot:
-    """A snapshot on its way from the device; see `stepreel.clip.PendingSnapshot`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What `open` was asked for."""
 
-    def __init__(self, staging: _Staging, target: NDArray[np.uint8]) -> None:
-        self._staging = staging
-        self._target = target
-        self.is_whole = False
-
-    def poll(self) -> Snapshot | None:
-        return self._finish() if self.is_whole or self._staging.event.is_complete else None
-
-    def wait(self) -> Snapshot:
-        import warp as wp
-
-        if not self.is_whole:
-            wp.synchronize_event(self._staging.event)
-        return self._finish()
-
-    def _finish(self) -> Snapshot:
-        if not self.is_whole:
-            self._staging.copy_to(self._target)
-            self.is_whole = True
-        return Snapshot(nbytes=self._target.nbytes)
+    width: int
+    height: int
+    worker_device: str
 
 
-def _open_source(model: Any, selection: Selection) -> _HostSource | _DeviceSource:
-    return _DeviceSource(model, selection) if model.device.is_cuda else _HostSource(model, selection)
+def _counts(model: Any) -> tuple[int, ...]:
+    return tuple(int(count) for count in (model.body_count, model.particle_count, model.shape_count, model.world_count))
 
 
-def _check_state(state: Any, body_count: int, particle_count: int) -> None:
-    for name, expected in (("body_q", body_count), ("particle_q", particle_count)):
-        try:
-            array = getattr(state, name)
-        except AttributeError:
-            raise CaptureError(
-                f"get_state returned {type(state).__name__}, which has no {name}; return the current newton.State"
-            ) from None
-        found = 0 if array is None else len(array)
-        if found != expected:
-            raise CaptureError(
-                f"state.{name} has {found} rows, the model {expected}; return a state of the model that the backend "
-                "was made with"
-            )
-
-
-def _copy_rows(target: Floats, source: Floats, ranges: Sequence[Range]) -> None:
-    for first, start, count in ranges:
-        target[first : first + count] = source[start : start + count]
-
-
-def _ranges(rows: NDArray[np.int64]) -> tuple[Range, ...]:
-    """Return ascending row numbers as ranges of neighbours."""
-    if not len(rows):
-        return ()
-    firsts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
-    counts = np.diff(firsts, append=len(rows))
-    return tuple((int(first), int(rows[first]), int(count)) for first, count in zip(firsts, counts, strict=True))
+def _check_tiles(view: View) -> None:
+    if min(view.tile_size) < LEAST_TILE:
+        rows, columns = view.scenery.grid
+        raise BackendError(
+            f"tiles: {rows} rows and {columns} columns make tiles of {view.tile_size[0]}x{view.tile_size[1]} pixels in "
+            f"a picture of {view.width}x{view.height}; allowed: sides of {LEAST_TILE} pixels or more"
+        )
 
 
 def _choose_renderer(wish: str, place: DrawingPlace) -> str:
@@ -427,22 +387,10 @@ def _checked_rate(value: Any) -> float | None:
     raise ConfigurationError(f"steps_per_second: got {value!r}; allowed: a finite number above 0 [Hz], or None")
 
 
-def _checked_worlds(worlds: Any) -> tuple[int, ...]:
-    try:
-        numbers = tuple(sorted({operator.index(world) for world in worlds}))
-    except TypeError:
-        numbers = ()
-    if numbers:
-        return numbers
-    raise ConfigurationError(f"visible_worlds: got {worlds!r}; allowed: at least one world's index, or None")
-
-
-def _checked_spacing(spacing: Any) -> Vector:
-    try:
-        x, y, z = (float(part) for part in spacing)
-    except (TypeError, ValueError):
-        pass
-    else:
-        if all(math.isfinite(part) and part >= 0 for part in (x, y, z)):
-            return x, y, z
-    raise ConfigurationError(f"world_spacing: got {spacing!r}; allowed: three finite numbers from 0 [m], or None")
+def _checked_channel(value: Any, renderer: str) -> Channel:
+    if value not in tuple(Channel):
+        raise ConfigurationError(f"channel: got {value!r}; allowed: one of {', '.join(Channel)}")
+    channel = Channel(value)
+    if channel is not Channel.RGB and renderer == "gl":
+        raise ConfigurationError(f'channel: got {value!r} with renderer="gl"; allowed: rgb, or another renderer')
+    return channel

@@ -7,7 +7,7 @@ where a shape is fixed, its place in the layout is in its transform; where it mo
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +55,17 @@ class HeightfieldSource:
     max_z: float
 
 
+Source = MeshSource | HeightfieldSource
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """Everything but the state that a renderer needs. The arrays of one kind have the same length."""
 
     up_axis: int
+    is_anchored: bool
+    """Whether the last body is none of the simulation's: it is where the world's own origin is, upright, and carries
+    what is fixed in the world."""
     bodies: Floats
     """Transforms at the model's start, position [m] and quaternion xyzw, shape `[bodies, 7]`, without offsets."""
     body_offsets: Floats
@@ -78,8 +84,9 @@ class Scene:
     """sRGB in `[0, 1]`, shape `[shapes, 3]`."""
     shape_opacity: Floats
     shape_source: Ints
-    """Index into `sources`, or -1."""
-    sources: tuple[MeshSource | HeightfieldSource, ...]
+    """Index into the scenery's sources, or -1."""
+    shape_number: Ints
+    """The shape's index in the model."""
 
     particles: Floats
     """Positions at the model's start [m], shape `[particles, 3]`, without offsets."""
@@ -112,19 +119,21 @@ def select(model: Any, worlds: Sequence[int]) -> Selection:
     )
 
 
-def build_scene(model: Any, selection: Selection, world_spacing: Vector | None = None) -> Scene:
+def build_scene(
+    model: Any, selection: Selection, sources: SceneSources, offsets: Floats, anchor: NDArray[np.float64] | None = None
+) -> Scene:
     """Return the part of `model` that `selection` shows. Reads the model's arrays once; waits for the device.
 
     Args:
         model: The `newton.Model`.
         selection: What of it is in the picture.
-        world_spacing: Distances of neighbouring worlds along each axis [m]; zeros leave them where they are; None:
-            what the largest world needs.
+        sources: Where geometry is collected.
+        offsets: Of `world_offsets`.
+        anchor: Where the world's own origin is [m], if what is fixed in it is to be moved with that.
 
     Raises:
         BackendError: nothing of it can be seen.
     """
-    offsets = _world_offsets(model, selection.worlds, world_spacing)
     shapes = _visible_shapes(model, selection.worlds)
     deformables = _deformables(model, selection, offsets)
     if not len(shapes) and not deformables["particle_drawn"].any() and not len(deformables["triangles"]):
@@ -133,17 +142,28 @@ def build_scene(model: Any, selection: Selection, world_spacing: Vector | None =
             f"none of {int(model.shape_count)} shapes visible; give a shape ShapeConfig(is_visible=True), or choose "
             "other visible_worlds"
         )
-    body_world = _host(model.body_world, np.int32)[selection.bodies]
+    bodies = _rows(model.body_q, np.float32, 7)[selection.bodies]
+    body_offsets = offsets[_host(model.body_world, np.int32)[selection.bodies]]
+    arrays = _shape_arrays(model, shapes, selection, offsets, sources)
+    if anchor is not None:
+        is_fixed_in_world = (arrays["shape_body"] < 0) & (_host(model.shape_world, np.int32)[shapes] >= 0)
+        arrays["shape_body"][is_fixed_in_world] = len(bodies)
+        arrays["shape_transform"][is_fixed_in_world, :3] -= anchor.astype(np.float32)
+        bodies = np.vstack((bodies, np.array([[*anchor, 0.0, 0.0, 0.0, 1.0]], dtype=np.float32)))
+        body_offsets = np.vstack((body_offsets, np.zeros((1, 3), dtype=np.float32)))
     return Scene(
         up_axis=int(model.up_axis),
-        bodies=_rows(model.body_q, np.float32, 7)[selection.bodies],
-        body_offsets=offsets[body_world],
-        **_shape_arrays(model, shapes, selection, offsets),
+        is_anchored=anchor is not None,
+        bodies=bodies,
+        body_offsets=body_offsets,
+        **arrays,
         **deformables,
     )
 
 
-def _shape_arrays(model: Any, shapes: NDArray[np.int64], selection: Selection, offsets: Floats) -> dict[str, Any]:
+def _shape_arrays(
+    model: Any, shapes: NDArray[np.int64], selection: Selection, offsets: Floats, sources: SceneSources
+) -> dict[str, Any]:
     """Return the fields of `Scene` that are about shapes."""
     rows_of_bodies = np.full(int(model.body_count) + 1, -1, dtype=np.int32)
     rows_of_bodies[selection.bodies] = np.arange(len(selection.bodies), dtype=np.int32)
@@ -151,7 +171,6 @@ def _shape_arrays(model: Any, shapes: NDArray[np.int64], selection: Selection, o
     transforms = _rows(model.shape_transform, np.float32, 7)[shapes]
     fixed = bodies < 0
     transforms[fixed, :3] += offsets[_host(model.shape_world, np.int32)[shapes]][fixed]
-    sources, source_of_shape = _sources(model, shapes)
     return {
         "shape_type": _host(model.shape_type, np.int32)[shapes],
         "shape_body": bodies,
@@ -161,8 +180,8 @@ def _shape_arrays(model: Any, shapes: NDArray[np.int64], selection: Selection, o
         "shape_is_solid": _host(model.shape_is_solid, np.bool_)[shapes],
         "shape_color": _rows(model.shape_color, np.float32, 3)[shapes],
         "shape_opacity": _host(model.shape_opacity, np.float32)[shapes],
-        "shape_source": source_of_shape,
-        "sources": sources,
+        "shape_source": np.array([sources.index_of(shape) for shape in shapes.tolist()], dtype=np.int32),
+        "shape_number": shapes.astype(np.int32),
     }
 
 
@@ -189,20 +208,27 @@ def _scales(model: Any) -> Floats:
     return scales
 
 
-def _sources(model: Any, shapes: NDArray[np.int64]) -> tuple[tuple[MeshSource | HeightfieldSource, ...], Ints]:
-    """Return each geometry once, and for every shape the index of its own or -1."""
-    current = model._shape_current_sources() if getattr(model, "_has_variant_rows", False) else model.shape_source
-    types = _host(model.shape_type, np.int32)
-    sources: list[MeshSource | HeightfieldSource] = []
-    index_of: dict[int, int] = {}
-    source_of_shape = np.full(len(shapes), -1, dtype=np.int32)
-    for row, shape in enumerate(shapes):
-        source = _source(current[shape], int(types[shape])) if id(current[shape]) not in index_of else None
-        if source is not None:
-            index_of[id(current[shape])] = len(sources)
-            sources.append(source)
-        source_of_shape[row] = index_of.get(id(current[shape]), -1)
-    return tuple(sources), source_of_shape
+class SceneSources:
+    """The geometry of a model's shapes, each taken once and in the order in which it was asked for."""
+
+    def __init__(self, model: Any) -> None:
+        has_variants = getattr(model, "_has_variant_rows", False)
+        self._of_shapes = model._shape_current_sources() if has_variants else model.shape_source
+        self._types = _host(model.shape_type, np.int32)
+        self._sources: list[Source] = []
+        self._index_of: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self._sources)
+
+    def index_of(self, shape: int) -> int:
+        """Return the number of the geometry of a shape; -1 where its type says it all."""
+        source = self._of_shapes[shape]
+        if id(source) not in self._index_of:
+            taken = _source(source, int(self._types[shape]))
+            self._index_of[id(source)] = -1 if taken is None else len(self._sources)
+            self._sources += [] if taken is None else [taken]
+        return self._index_of[id(source)]
 
 
 def _source(source: Any, geo_type: int) -> MeshSource | HeightfieldSource | None:
@@ -270,8 +296,15 @@ def _per_triangle(array: Any, shape: tuple[int, ...], shown: NDArray[np.int64]) 
     return None if values is None or values.shape != shape else np.array(values[shown], dtype=np.float32)
 
 
-def _world_offsets(model: Any, worlds: tuple[int, ...], world_spacing: Vector | None) -> Floats:
-    """Return each world's place in the picture [m], shape `[world_count + 1, 3]`; the last row is of no world."""
+def world_offsets(model: Any, worlds: tuple[int, ...], world_spacing: Vector | None) -> Floats:
+    """Return what the layout adds to each world's places [m], shape `[world_count + 1, 3]`; the last is of no world.
+
+    Args:
+        model: The `newton.Model`.
+        worlds: The worlds that stand side by side.
+        world_spacing: Distances of neighbouring worlds along each axis [m]; zeros leave them where they are; None:
+            what the largest world needs.
+    """
     from newton.utils import compute_world_offsets
 
     offsets = np.zeros((int(model.world_count) + 1, 3), dtype=np.float32)
