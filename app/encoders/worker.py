@@ -77,6 +77,8 @@ class _Stream:
         self.render_duty = opened.render_duty
         self._pickled = opened.payload
         self._renderer: Renderer | None = None
+        self.is_failing = False
+        """The last snapshot could not be drawn: perhaps the drawing context is lost."""
         self.fps = as_fraction(opened.fps)
         self.size = (opened.width, opened.height) if opened.width and opened.height else None
 
@@ -94,10 +96,14 @@ class _Stream:
     def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._renderer is None:
             raise StepreelError("the renderer of this stream could not be opened")
-        return _check_picture(self._renderer.render(snapshot))
+        self.is_failing = True
+        picture = _check_picture(self._renderer.render(snapshot))
+        self.is_failing = False
+        return picture
 
     def close(self) -> None:
         renderer, self._renderer = self._renderer, None
+        self.is_failing = False
         if renderer:
             renderer.close()
 
@@ -106,6 +112,8 @@ class _Stream:
 class _ClipInWork:
     begin: BeginClip
     stream: _Stream
+    is_drawn_from: bool = False
+    """A snapshot of it was drawn, or tried."""
     writer: ClipWriter | None = None
     reported_part: str | None = None
     reported_segments: int = 0
@@ -182,6 +190,13 @@ class Worker:
         else:
             self._send(StreamOpened(stream=stream.name, renderer=renderer, open_s=time.monotonic() - start))
 
+    def _reopen_failing(self, stream: _Stream) -> None:
+        """Give another clip a fresh renderer, where the one before ended with frames that could not be drawn."""
+        if stream.is_failing:
+            with contextlib.suppress(Exception):  # What is left of a lost context may refuse even this.
+                stream.close()
+            self._open_renderer(stream)
+
     def _close_replaced(self, stream: _Stream) -> None:
         """Close a renderer that a later version of its stream has replaced, once no clip needs it."""
         is_replaced = (stream.name, stream.version + 1) in self._streams
@@ -225,6 +240,9 @@ class Worker:
             return capture, clip.failure
         if command.height:
             return capture.reshape(command.height, command.width, 3), None
+        if not clip.is_drawn_from:
+            clip.is_drawn_from = True
+            self._reopen_failing(clip.stream)
         try:
             return clip.stream.render(capture), None
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a frame that can't be drawn costs this frame only.

@@ -86,6 +86,20 @@ def renderer_does_not_open(one: Try) -> int:
     return 40
 
 
+@row(
+    "A GL context that is lost in mid-clip costs the rest of that clip, as render_failed; the next clip has a new one.",
+    tries=1,
+)
+def context_lost(one: Try) -> int:
+    training = one.start("broken_renderer", fault="context_lost", steps=80)
+    summary = end(one, training, {"render_failed"}, steps=80)
+    require(summary["restarts"] == 0, f"{summary['restarts']} workers lost")
+    lost = {clip.name: sorted(clip.manifest["frames"]["missing_steps"]) for clip in evidence.look(one.folder)}
+    expected = {0: [[5, 19]], 20: [[25, 39]], 40: [], 60: []}
+    require(lost == {f"rl-video-step-{step}": spans for step, spans in expected.items()}, f"missing: {lost}")
+    return 30
+
+
 @row("A renderer that returns no picture costs that frame, as render_failed; the others are recorded.", tries=1)
 def renderer_returns_nonsense(one: Try) -> int:
     lost = {}
