@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_every_module_is_in_the_wheel_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     written = {path.relative_to(ROOT / "app").as_posix() for path in (ROOT / "app").rglob("*.py")}
     packed = {name.removeprefix("stepreel/") for name in wheel.namelist() if ".dist-info/" not in name}
-    assert packed == written | {"py.typed"}
+    assert packed == written | {"py.typed", "gallery/page.css", "gallery/page.js"}
 
 
 def test_every_folder_with_code_is_a_package() -> None:

@@ -1,4 +1,4 @@
-"""The command line: `stepreel demo | record | inspect | recover | render`."""
+"""The command line: `stepreel demo | record | inspect | recover | gallery | view | render`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 from ..errors import StepreelError
 from .printable import printable
 
-_COMMANDS = ("demo", "record", "inspect", "recover", "render")
+_COMMANDS = ("demo", "record", "inspect", "recover", "gallery", "view", "render")
 _EXTRA_OF_MODULE = {
     "newton": "newton",
     "warp": "newton",

@@ -101,6 +101,23 @@ class FolderLock:
             os.close(fd)
 
 
+def is_recorded_into(folder: Path) -> bool:
+    """Return whether anybody holds the lock of a folder now; writes nothing, and does not block."""
+    try:
+        fd = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)  # Lets go of it, too: whoever comes meanwhile looks again soon.
+    return False
+
+
 def _acquire(path: Path, operation: int, timeout_s: float) -> int:
     """Return a descriptor of the locked file. Raises `BlockingIOError` where others have it for too long."""
     deadline = time.monotonic() + timeout_s

@@ -26,6 +26,8 @@ def test_help_lists_every_command(stepreel: Command) -> None:
         "record",
         "inspect",
         "recover",
+        "gallery",
+        "view",
         "render",
     ]
 

@@ -1,0 +1,1 @@
+"""A folder of clips as a page: one file that stands by itself, or served while the run records."""
