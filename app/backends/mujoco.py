@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..clip import CaptureFormat, CaptureRequest, Slot, Snapshot
 from ..errors import BackendError, CaptureError, ConfigurationError
@@ -19,6 +21,8 @@ from .drawing_place import choose_place
 from .mujoco_renderer import (
     AIM_NBYTES,
     AIM_SIZE,
+    LOOKS,
+    OPTION_FIELDS,
     CameraKind,
     Floats,
     MujocoRenderer,
@@ -26,6 +30,7 @@ from .mujoco_renderer import (
     aim_values,
     gl_environment,
     import_mujoco,
+    pack_looks,
 )
 
 DEFAULT_WIDTH = 1280
@@ -45,27 +50,13 @@ _MOTION = (
     "mjSTATE_USERDATA",
     "mjSTATE_PLUGIN",
 )
-_OPTION_FIELDS = (
-    "label",
-    "frame",
-    "geomgroup",
-    "sitegroup",
-    "jointgroup",
-    "tendongroup",
-    "actuatorgroup",
-    "flexgroup",
-    "skingroup",
-    "flags",
-    "bvh_depth",
-    "flex_layer",
-)
 
 
 class MujocoBackend:
     """Records a MuJoCo simulation by snapshots of its state.
 
-    The model is read once, in `open`, and again when a clip opens and the environment has made another one; what
-    moves is read at every capture.
+    The model is read once, in `open`, and again when a clip opens and the environment has made another one. What moves
+    is read at every capture, and so are places, sizes and colours that the task changes in the model itself.
 
     Args:
         source: A Gymnasium environment with a `mujoco.MjModel` as `env.unwrapped.model` and its `MjData` as
@@ -100,12 +91,9 @@ class MujocoBackend:
         self._scene_option = scene_option
         self._steps_per_second = _checked_rate(steps_per_second)
         self._asked: tuple[int | None, int | None, str] = (None, None, "auto")
-        self._model: Any = None
-        self._data: Any = None
-        self._aim: _Aim | None = None
-        self._spec = 0
-        self._nbytes = 0
+        self._scene: _Scene | None = None
         _aim_of(camera, self._simulation)
+        _option_fields(scene_option, self._simulation)
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
         """See `stepreel.clip.Backend.open`. Makes no OpenGL context.
@@ -119,7 +107,8 @@ class MujocoBackend:
 
     def renewed(self) -> CaptureFormat | None:
         """See `stepreel.clip.RenewableBackend.renewed`: another format once there is another model."""
-        return None if self._simulation.model is self._model else self._read_model()
+        scene = self._scene
+        return None if scene is not None and self._simulation.model is scene.model else self._read_model()
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Snapshot:
         """Copy what the picture needs of the current state into `slot`.
@@ -127,31 +116,34 @@ class MujocoBackend:
         Raises:
             CaptureError: the simulation has another model than when the clip opened.
         """
-        aim = self._aim
-        if aim is None:
+        scene = self._scene
+        if scene is None:
             raise CaptureError("the backend is not open; call open first")
         data = self._simulation.data
-        self._check(data)
-        target = slot.array(self._nbytes)
-        target[:AIM_NBYTES].view(np.float64)[:] = aim.values(data)
-        self._mujoco.mj_getState(self._model, data, target[AIM_NBYTES:].view(self._dtype), self._spec)
-        return Snapshot(nbytes=self._nbytes)
+        if data is not scene.data or self._simulation.model is not scene.model:
+            self._scene = scene = self._checked(scene, data)
+        looks = scene.changed_looks()
+        target = slot.array(scene.nbytes + len(looks))
+        target[:AIM_NBYTES].view(np.float64)[:] = scene.aim.values(data)
+        self._mujoco.mj_getState(scene.model, data, target[AIM_NBYTES : scene.nbytes].view(scene.dtype), scene.spec)
+        if looks:
+            target[scene.nbytes :] = np.frombuffer(looks, np.uint8)
+        return Snapshot(nbytes=target.nbytes)
 
     def close(self) -> None:
         """Let go of the model and the data."""
-        self._model = self._data = self._aim = None
+        self._scene = None
 
-    def _check(self, data: Any) -> None:
+    def _checked(self, scene: _Scene, data: Any) -> _Scene:
+        """Return the scene with other data of the same model."""
         model = self._simulation.model
-        if model is not self._model:
+        if model is not scene.model:
             raise CaptureError(
                 f"the simulation has another model than when the clip opened ({_size(model)}, not "
-                f"{_size(self._model)}); the next clip shows it"
+                f"{_size(scene.model)}); the next clip shows it"
             )
-        if data is self._data:
-            return
         _check_data(model, data, CaptureError)
-        self._data = data
+        return replace(scene, data=data)
 
     def _read_model(self) -> CaptureFormat:
         mujoco, simulation = self._mujoco, self._simulation
@@ -169,19 +161,26 @@ class MujocoBackend:
             version=mujoco.__version__,
             spec=spec,
             dtype=data.qpos.dtype.str,
+            looks=LOOKS,
             camera=aim.kind,
             scene_option=option,
             max_geom=simulation.max_geom,
             width=width or own_width,
             height=height or own_height,
         )
-        self._model, self._data, self._aim, self._spec = model, data, aim, spec
-        self._dtype = data.qpos.dtype
-        self._nbytes = AIM_NBYTES + self._dtype.itemsize * mujoco.mj_stateSize(model, spec)
+        self._scene = scene = _Scene(
+            model=model,
+            data=data,
+            aim=aim,
+            spec=spec,
+            dtype=data.qpos.dtype,
+            nbytes=AIM_NBYTES + data.qpos.itemsize * mujoco.mj_stateSize(model, spec),
+            looks=_looks_of(model),
+        )
         return CaptureFormat(
             width=view.width,
             height=view.height,
-            nbytes=self._nbytes,
+            nbytes=scene.nbytes,
             steps_per_second=self._steps_per_second or simulation.steps_per_second,
             renderer=MujocoRenderer(view),
             worker_environment=environment,
@@ -207,6 +206,31 @@ def is_mujoco(env: Any) -> bool:
 
 
 _ATTRIBUTES = {"model": "MjModel", "data": "MjData"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scene:
+    """A model as it was read, and the data that it was last captured with."""
+
+    model: Any
+    data: Any
+    aim: _Aim
+    spec: int
+    dtype: np.dtype[Any]
+    nbytes: int
+    """Bytes of a snapshot without changed looks."""
+    looks: tuple[tuple[int, NDArray[Any], bytes], ...]
+    """Of each field: its place in `LOOKS`, the model's own memory, and what was in it when the model was saved."""
+
+    def changed_looks(self) -> bytes:
+        """Return what is no longer as saved, as a snapshot carries it."""
+        changed = [(place, now) for place, field, saved in self.looks if (now := field.tobytes()) != saved]
+        return pack_looks(changed) if changed else b""
+
+
+def _looks_of(model: Any) -> tuple[tuple[int, NDArray[Any], bytes], ...]:
+    fields = [(place, getattr(model, name, None)) for place, name in enumerate(LOOKS)]
+    return tuple((place, field, field.tobytes()) for place, field in fields if field is not None and field.size)
 
 
 class _BareSimulation:
@@ -458,7 +482,7 @@ def _option_fields(option: Any, simulation: _Simulation) -> dict[str, Any]:
     elif not isinstance(option, mujoco.MjvOption):
         raise ConfigurationError(f"scene_option: got {option!r}; allowed: a mujoco.MjvOption, or None")
     default = mujoco.MjvOption()
-    fields = {name: _json(getattr(option, name)) for name in _OPTION_FIELDS if hasattr(option, name)}
+    fields = {name: _json(getattr(option, name)) for name in OPTION_FIELDS if hasattr(option, name)}
     return {name: value for name, value in fields.items() if value != _json(getattr(default, name))}
 
 

@@ -1,14 +1,17 @@
 """The renderer of MuJoCo snapshots: pickled by the training process, opened and used in a worker.
 
 A snapshot is the camera (float64, 7 numbers: look-at [m], distance [m], azimuth, elevation and vertical field of view
-[degrees]) followed by the state (MuJoCo's numbers, in the order of `mj_getState`).
+[degrees]), then the state (MuJoCo's numbers, in the order of `mj_getState`), then the fields of the model that are no
+longer as they were when it was saved: for each its place in `View.looks` and its bytes (int64 both), and the field
+itself, filled up to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -28,7 +31,49 @@ AIM_SIZE = 7
 """Numbers of a camera in a snapshot, float64 each."""
 AIM_NBYTES = 8 * AIM_SIZE
 
+LOOKS = (
+    "body_pos",
+    "body_quat",
+    "geom_pos",
+    "geom_quat",
+    "geom_size",
+    "geom_rgba",
+    "geom_matid",
+    "site_pos",
+    "site_quat",
+    "site_size",
+    "site_rgba",
+    "mat_rgba",
+    "mat_texid",
+    "tendon_rgba",
+    "cam_pos",
+    "cam_quat",
+    "cam_fovy",
+    "light_pos",
+    "light_dir",
+)
+"""Fields of a model that tasks change in mid-run: goals that are moved, colours and sizes that are drawn by lot."""
+
+OPTION_FIELDS = (
+    "label",
+    "frame",
+    "geomgroup",
+    "sitegroup",
+    "jointgroup",
+    "tendongroup",
+    "actuatorgroup",
+    "flexgroup",
+    "skingroup",
+    "flags",
+    "bvh_depth",
+    "flex_layer",
+)
+"""Fields of `mujoco.MjvOption`."""
+
 _KIND = "mujoco"
+_HEADER_NBYTES = 16
+_LONGEST_SIDE = 16_384
+"""Of a picture [pixels]; no OpenGL draws larger ones at once."""
 _FREE, _TRACKING, _FIXED = 0, 1, 2
 """Values of `mjtCamera`."""
 _OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
@@ -62,6 +107,8 @@ class View:
     """Parts of the state in a snapshot, as `mjtState` flags."""
     dtype: str
     """Of the numbers of the state, as numpy writes it."""
+    looks: tuple[str, ...]
+    """Fields of the model that a snapshot may bring along."""
     camera: CameraKind
     scene_option: Mapping[str, Any]
     """Fields of `mujoco.MjvOption` that differ from MuJoCo's own, as numbers and lists of numbers."""
@@ -95,12 +142,15 @@ class MujocoRenderer:
         view, mujoco = self._view, import_mujoco()
         self._mujoco = mujoco
         self._model = model = _load_model(view)
-        self._data = mujoco.MjData(model)
-        self._nbytes = AIM_NBYTES + np.dtype(view.dtype).itemsize * mujoco.mj_stateSize(model, view.spec)
-        self._nmocap = model.nq + 7 * model.nmocap
-        self._option = _scene_option(view.scene_option)
-        self._mjv_camera = _mjv_camera(view.camera)
-        self._scene = mujoco.MjvScene(model, view.max_geom)
+        self._saved_looks: dict[str, NDArray[Any]] = {}
+        try:
+            self._data = mujoco.MjData(model)
+            self._nbytes = AIM_NBYTES + np.dtype(view.dtype).itemsize * mujoco.mj_stateSize(model, view.spec)
+            self._option = _scene_option(view.scene_option)
+            self._mjv_camera = _mjv_camera(view.camera)
+            self._scene = mujoco.MjvScene(model, view.max_geom)
+        except (mujoco.FatalError, TypeError, ValueError) as exc:
+            raise BackendError(f"MuJoCo {mujoco.__version__} can't draw the model as asked: {exc}") from exc
         self._viewport = mujoco.MjrRect(0, 0, view.width, view.height)
         self._perturb = mujoco.MjvPerturb()
         try:
@@ -122,8 +172,6 @@ class MujocoRenderer:
         """
         mujoco = self._mujoco
         self._set(snapshot)
-        # Another renderer of this process may have drawn last, in a context of its own.
-        self._context.make_current()
         mujoco.mjv_updateScene(
             self._model,
             self._data,
@@ -133,15 +181,16 @@ class MujocoRenderer:
             mujoco.mjtCatBit.mjCAT_ALL.value,
             self._scene,
         )
-        mujoco.mjr_render(self._viewport, self._scene, self._mjr)
-        mujoco.mjr_readPixels(self._drawn, None, self._viewport, self._mjr)
+        with self._context:
+            mujoco.mjr_render(self._viewport, self._scene, self._mjr)
+            mujoco.mjr_readPixels(self._drawn, None, self._viewport, self._mjr)
         np.copyto(self._picture, self._drawn[::-1])
         return self._picture
 
     def close(self) -> None:
         """Let go of the OpenGL context."""
-        self._context.make_current()
-        self._mjr.free()
+        with self._context:
+            self._mjr.free()
         self._context.free()
 
     def to_archive(self) -> RendererArchive:
@@ -154,6 +203,7 @@ class MujocoRenderer:
                 "mujoco": view.version,
                 "spec": view.spec,
                 "dtype": view.dtype,
+                "looks": list(view.looks),
                 "camera": {
                     "type": view.camera.type,
                     "fixedcamid": view.camera.fixedcamid,
@@ -169,20 +219,34 @@ class MujocoRenderer:
 
     def _open_context(self) -> None:
         mujoco = self._mujoco
-        self._context = import_module(f"mujoco.{_gl_here()}").GLContext(self._view.width, self._view.height)
-        self._context.make_current()
-        self._mjr = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
+        self._context = _Context(_gl_here(), self._view.width, self._view.height)
+        with self._context:
+            self._mjr = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
 
     def _set(self, snapshot: Pixels) -> None:
-        """Take on a snapshot's camera and state."""
-        if snapshot.nbytes != self._nbytes:
-            raise CaptureError(f"a snapshot of this model has {self._nbytes} bytes, got {snapshot.nbytes}")
+        """Take on a snapshot's camera, state and looks."""
+        if snapshot.nbytes < self._nbytes:
+            raise CaptureError(f"a snapshot of this model has {self._nbytes} bytes or more, got {snapshot.nbytes}")
+        self._set_looks(snapshot[self._nbytes :])
         self._aim(snapshot[:AIM_NBYTES].view(np.float64))
-        state = snapshot[AIM_NBYTES:].view(self._view.dtype)
+        state = snapshot[AIM_NBYTES : self._nbytes].view(self._view.dtype)
         self._mujoco.mj_setState(self._model, self._data, state, self._view.spec)
         self._check_positions()
         self._mujoco.mj_forward(self._model, self._data)
+
+    def _set_looks(self, packed: Pixels) -> None:
+        for name, saved in self._saved_looks.items():
+            getattr(self._model, name)[:] = saved
+        for place, values in unpack_looks(packed):
+            name = self._view.looks[place] if 0 <= place < len(self._view.looks) else ""
+            field = getattr(self._model, name, None)
+            if field is None or field.nbytes != values.nbytes:
+                raise CaptureError(
+                    f"the snapshot brings {values.nbytes} bytes of {name or place}, not as the model has"
+                )
+            self._saved_looks.setdefault(name, field.copy())
+            field[:] = values.view(field.dtype).reshape(field.shape)
 
     def _aim(self, values: Floats) -> None:
         values = values if self._camera is None else self._camera
@@ -203,6 +267,53 @@ class MujocoRenderer:
                 )
 
 
+class _Context:
+    """An OpenGL context that is current inside a `with` block only; before and behind it, whatever was current is.
+
+    Other renderers of the thread draw in contexts of their own in between, and some, Gymnasium's among them, make
+    theirs current but once. A context that stays current on one thread can't be used on another.
+    """
+
+    def __init__(self, gl: str, width: int, height: int) -> None:
+        self._module = import_module(f"mujoco.{gl}")
+        self._egl = getattr(self._module, "EGL", None)
+        before = self._current()
+        self._context = self._module.GLContext(width, height)
+        self._make_current(before)
+        self._before: tuple[Any, ...] | None = None
+
+    def __enter__(self) -> None:
+        self._before = self._current()
+        self._context.make_current()
+
+    def __exit__(self, *_: object) -> None:
+        self._make_current(self._before)
+
+    def free(self) -> None:
+        before = self._current()
+        self._context.free()
+        self._make_current(before)
+
+    def _current(self) -> tuple[Any, ...] | None:
+        """Return display, surfaces and context that are current on this thread; None: there are none."""
+        egl = self._egl
+        if egl is None:
+            return None
+        egl.eglBindAPI(egl.EGL_OPENGL_API)  # Each thread has its own, and it is not always this.
+        context = egl.eglGetCurrentContext()
+        if not context:
+            return None
+        surfaces = (egl.eglGetCurrentSurface(egl.EGL_DRAW), egl.eglGetCurrentSurface(egl.EGL_READ))
+        return (egl.eglGetCurrentDisplay(), *surfaces, context)
+
+    def _make_current(self, known: tuple[Any, ...] | None) -> None:
+        egl = self._egl
+        if egl is not None:
+            egl.eglBindAPI(egl.EGL_OPENGL_API)
+            nothing = (self._module.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, egl.EGL_NO_CONTEXT)
+            egl.eglMakeCurrent(*(known or nothing))
+
+
 def from_archive(
     archive: RendererArchive, *, camera: Camera | None, width: int | None, height: int | None
 ) -> MujocoRenderer:
@@ -217,12 +328,13 @@ def from_archive(
         model=np.ascontiguousarray(archive.arrays["model"], np.uint8).tobytes(),
         version=str(settings["mujoco"]),
         spec=int(settings["spec"]),
-        dtype=np.dtype(settings["dtype"]).str,
+        dtype=_among((np.dtype(np.float64).str, np.dtype(np.float32).str), settings["dtype"]),
+        looks=tuple(_among(LOOKS, name) for name in settings["looks"]),
         camera=kind if camera is None else CameraKind(),
-        scene_option=dict(settings["scene_option"]),
+        scene_option={_among(OPTION_FIELDS, name): value for name, value in settings["scene_option"].items()},
         max_geom=int(settings["max_geom"]),
-        width=int(settings["width"]) if width is None else width,
-        height=int(settings["height"]) if height is None else height,
+        width=_side(int(settings["width"]) if width is None else width),
+        height=_side(int(settings["height"]) if height is None else height),
     )
     return MujocoRenderer(view, camera=camera)
 
@@ -236,6 +348,31 @@ def aim_values(camera: Camera) -> Floats:
     # Not `camera.lookat`: a camera that looks steeper than it may keeps its place.
     lookat = eye + distance * np.array([np.cos(up) * np.cos(turn), np.cos(up) * np.sin(turn), np.sin(up)])
     return np.array([*lookat, distance, yaw, pitch, camera.fov])
+
+
+def pack_looks(changed: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return fields, each with its place in `View.looks`, as a snapshot carries them."""
+    return b"".join(
+        place.to_bytes(8, sys.byteorder) + len(data).to_bytes(8, sys.byteorder) + data + bytes(-len(data) % 8)
+        for place, data in changed
+    )
+
+
+def unpack_looks(packed: Pixels) -> Iterator[tuple[int, Pixels]]:
+    """Yield what `pack_looks` packed.
+
+    Raises:
+        CaptureError: it is cut short.
+    """
+    start = 0
+    while start < packed.nbytes:
+        header = packed[start : start + _HEADER_NBYTES]
+        place, nbytes = header.view(np.int64).tolist() if header.nbytes == _HEADER_NBYTES else (0, -1)
+        start += _HEADER_NBYTES
+        if not 0 <= nbytes <= packed.nbytes - start:
+            raise CaptureError(f"the snapshot of {packed.nbytes} bytes beyond the state is cut short")
+        yield place, packed[start : start + nbytes]
+        start += nbytes + -nbytes % 8
 
 
 def gl_environment(place: DrawingPlace) -> dict[str, str]:
@@ -274,6 +411,18 @@ def _has_osmesa() -> bool:
             continue
         return True
     return False
+
+
+def _among(known: Sequence[str], name: Any) -> str:
+    if name not in known:
+        raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    return str(name)
+
+
+def _side(pixels: int) -> int:
+    if not 1 <= pixels <= _LONGEST_SIDE:
+        raise ValueError(f"a side of {pixels} pixels")
+    return pixels
 
 
 def _load_model(view: View) -> Any:

@@ -13,6 +13,8 @@ import pytest
 from click.testing import Result
 from numpy.typing import NDArray
 
+from stepreel.backends.drawing_place import choose_place
+
 from .conftest import Command
 from .probe_env import ProbeEnv
 
@@ -110,6 +112,25 @@ def test_settings_reach_the_recorder(stepreel: Command, output_dir: Path) -> Non
     assert manifest["frame_stride"] == 2
     assert manifest["frames"]["encoded"] == 10
     assert manifest["fps"] == 10.0
+
+
+@pytest.mark.mujoco
+@pytest.mark.gl
+@pytest.mark.skipif(choose_place("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here")
+@pytest.mark.parametrize(("arguments", "backend"), [((), "mujoco"), (("--backend", "render"), "gymnasium")])
+def test_a_mujoco_environment_is_recorded_by_snapshots_unless_told_otherwise(
+    stepreel: Command, output_dir: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], backend: str
+) -> None:
+    pytest.importorskip("mujoco")
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    result = stepreel(
+        *("record", "InvertedPendulum-v5", "--steps", 4, "--output-dir", output_dir, *arguments),
+        *("--env-arg", "width=160", "--env-arg", "height=120"),
+    )
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((output_dir / "rl-video-step-0.json").read_text())
+    assert (manifest["backend"], manifest["frames"]["encoded"]) == (backend, 4)
+    assert [picture.shape for picture in _pictures(output_dir / "rl-video-step-0.mp4")] == [(120, 160, 3)] * 4
 
 
 def test_an_interrupt_finishes_what_was_captured(stepreel: Command, output_dir: Path) -> None:
