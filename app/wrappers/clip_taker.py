@@ -1,4 +1,4 @@
-"""What both `RecordVideo` share: their attributes, clips begun and ended as Gymnasium's, a recorder opened late."""
+"""What the wrappers share: their attributes, clips begun and ended as Gymnasium's, a recorder opened late."""
 
 from __future__ import annotations
 
@@ -122,12 +122,7 @@ class ClipTaker:
         self._recorder: Recorder | None = None
         self._finish: Callable[[], object] = _nothing
         arguments.recorder_config(self.frames_per_sec)
-        if os.path.isdir(self.video_folder):
-            logger.warn(
-                f"There is a folder {self.video_folder} already. Its videos stay: where a name is taken, the new video "
-                "gets a number (try specifying a different `video_folder` for the `RecordVideo` wrapper)"
-            )
-        os.makedirs(self.video_folder, exist_ok=True)
+        self._make_folder()
 
     @property
     def recorder(self) -> Recorder | None:
@@ -164,6 +159,14 @@ class ClipTaker:
     def _streams(self) -> Backend | Mapping[str, Backend]:
         """Return what the recorder captures; asked when it is opened."""
         raise NotImplementedError
+
+    def _make_folder(self) -> None:
+        if os.path.isdir(self.video_folder):
+            logger.warn(
+                f"There is a folder {self.video_folder} already. Its videos stay: where a name is taken, the new video "
+                "gets a number (try specifying a different `video_folder` for the `RecordVideo` wrapper)"
+            )
+        os.makedirs(self.video_folder, exist_ok=True)
 
     def _open_recorder(self) -> Recorder:
         if self._recorder is None:
