@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from threading import Lock
 
-from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment, SnapshotFile, to_ranges
+from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment, SnapshotFile
 
 
 class _Steps:
