@@ -49,6 +49,8 @@ class KitBackend:
         camera_prim_path: The camera prim. The viewport's is authored where there is no viewport.
         sim: Isaac Lab's `SimulationContext`, or whatever has `is_rendering` and `forward()`: where it renders
             nothing by itself, poses are stale, and `forward()` is called before each capture.
+        push_poses: Called before each capture, after that: hands the poses to Kit's renderer where the physics doesn't,
+            as Isaac Lab's Fabric backend does for Newton.
         is_drawn: Asked at each capture: whether the app was updated since the last physics step, so that the picture
             is already there. It then stays resumed for the whole clip. None: the app is updated for each capture.
         updates_per_capture: Updates of the app until a picture shows the current state; more than 1 where pictures
@@ -71,6 +73,7 @@ class KitBackend:
         camera: CameraSource | None = Camera(),  # noqa: B008 - it is frozen.
         camera_prim_path: str = DEFAULT_CAMERA_PRIM_PATH,
         sim: Any = None,
+        push_poses: Callable[[], object] | None = None,
         is_drawn: Callable[[], bool] | None = None,
         updates_per_capture: int = 1,
         warmup_updates: int = 100,
@@ -78,6 +81,7 @@ class KitBackend:
     ) -> None:
         self._camera = _checked_camera(camera)
         self._prim_path = _checked_path(camera_prim_path)
+        self._push_poses = push_poses
         self._is_drawn = is_drawn
         self._updates_per_capture = _checked_count("updates_per_capture", updates_per_capture, least=1)
         self._warmup_updates = _checked_count("warmup_updates", warmup_updates, least=0)
@@ -206,13 +210,15 @@ class KitBackend:
 
     def _refresh_poses(self) -> None:
         """Bring the poses of the stage to the state of the physics, as Isaac Lab does before it renders on demand."""
-        if self._sim is None or self._sim.is_rendering:
-            return
-        self._sim.forward()
-        markers = getattr(self._sim, "vis_marker_registry", None)
-        if markers is not None:
-            markers.dispatch_callbacks()
-        self._is_picture_stale = True
+        if self._sim is not None and not self._sim.is_rendering:
+            self._sim.forward()
+            markers = getattr(self._sim, "vis_marker_registry", None)
+            if markers is not None:
+                markers.dispatch_callbacks()
+            self._is_picture_stale = True
+        if self._push_poses is not None:
+            self._push_poses()
+            self._is_picture_stale = True
 
     def _aim(self) -> None:
         if self._camera is None:

@@ -197,6 +197,25 @@ def test_poses_are_brought_up_to_date_before_each_capture_and_only_then(make_kit
     assert simulation.forwards == 3
 
 
+def test_poses_are_handed_over_before_the_picture_is_drawn(make_kit: Kit, output_dir: Path) -> None:
+    kit = make_kit()
+    simulation = Simulation(kit, is_rendering=False)
+    order: list[str] = []
+
+    class NewtonSimulation(Simulation):
+        def forward(self) -> None:
+            order.append("forward")  # Its poses stay where they are computed.
+
+    def push_poses() -> None:
+        order.append("push")
+        kit.posed_step = kit.step
+
+    backend = KitBackend(sim=NewtonSimulation(kit), push_poses=push_poses)
+    (clip,) = record(output_dir, kit, backend, simulation, steps=3)
+    assert shown_steps(output_dir / clip.segments[0].file) == [0, 1, 2]
+    assert order == ["forward", "push"] * 3
+
+
 def test_markers_are_moved_with_the_poses(make_kit: Kit, slot: PoolSlot) -> None:
     kit = make_kit()
     simulation: Any = Simulation(kit)
