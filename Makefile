@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 TORCH ?= torch
 LEROBOT := 'lerobot>=0.4.4' 'av<16' click gymnasium psutil
+ISAACLAB := warp-lang==1.17.0 'moviepy<2' lazy_loader scipy requests gymnasium psutil click
 GRAPHICS := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 HAS_GRAPHICS := import ctypes; [ctypes.CDLL(name) for name in ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")]
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-integrations lint format types check bench bench-peers lerobot install graphics wheel clean
+.PHONY: help demo test test-integrations lint format types check bench bench-peers lerobot isaaclab install graphics wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,7 +48,7 @@ types: $(VENV)/installed-dev ## Check the types of the package and of its tests
 bench: graphics $(VENV)/installed-dev ## Measure what recording costs the training thread
 	$(BIN)/python -m pytest benchmarks --benchmark-only --timeout 0 $(ARGS)
 
-bench-peers: $(VENV)/peers/installed lerobot ## Compare with other recorders, for most of an hour (ARGS="--help" for less)
+bench-peers: $(VENV)/peers/installed lerobot isaaclab ## Compare with other recorders, for most of an hour (ARGS="--help" for less)
 	cd benchmarks && $(abspath $(VENV))/peers/bin/python -m peers measure $(ARGS)
 
 faults: graphics $(VENV)/installed-dev ## Kill, fill, freeze and break things while recording (ARGS="--help" for less)
@@ -101,6 +102,20 @@ lerobot: | $(BIN)/pip
 	    && $(VENV)/lerobot/bin/python -m pip install --quiet $(LEROBOT) \
 	    && touch $(VENV)/lerobot/installed; \
 	} || echo "LeRobot could not be installed: it is left out of the comparison."
+
+# Isaac Lab 3.0 needs Python 3.12. Of what it depends on, its recorder imports this; all of it would be some 8 GB.
+isaaclab: | $(BIN)/pip
+	@[ -e $(VENV)/isaaclab/installed ] || { \
+	  for python in $(PYTHON) python3.12 python3; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then break; fi; python=; \
+	  done; \
+	  echo "Installing Isaac Lab's recorder into $(VENV)/isaaclab: several GB."; \
+	  [ -n "$$python" ] \
+	    && $$python -m venv $(VENV)/isaaclab \
+	    && $(VENV)/isaaclab/bin/python -m pip install --quiet $(TORCH) $(ISAACLAB) \
+	    && $(VENV)/isaaclab/bin/python -m pip install --quiet --no-deps isaaclab==3.0.0 \
+	    && touch $(VENV)/isaaclab/installed; \
+	} || echo "Isaac Lab could not be installed, which needs Python 3.12: it is left out of the comparison."
 
 # Debian and Ubuntu ship Python without ensurepip, in a package of its own: get it where that is allowed.
 $(BIN)/pip:

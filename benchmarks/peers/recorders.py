@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from .plan import Plan
@@ -119,6 +120,37 @@ def stable_baselines3(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Ses
 
     yield Session(step=lambda number: recorded.step(actions))
     recorded.close()
+
+
+@contextmanager
+def isaaclab_video_recorder(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    """Isaac Lab's own recorder and all that it does; only the visualizer that it asks for pictures is this one."""
+    from isaaclab.envs.utils.video_recorder import VideoRecorder  # type: ignore[import-not-found]
+    from isaaclab.envs.utils.video_recorder_cfg import VideoRecorderCfg  # type: ignore[import-not-found]
+
+    visualizer = SimpleNamespace(
+        cfg=SimpleNamespace(visualizer_type="newton_gl"), render_rgb_array=env.render, supports_markers=lambda: False
+    )
+    # What it reads of an environment. Its poses are always up to date, so that nothing but drawing is charged.
+    simulation = SimpleNamespace(visualizers=[visualizer], is_rendering=True)
+    recorder = VideoRecorder(
+        VideoRecorderCfg(
+            source="visualizer",
+            output_dir=str(folder),
+            fps=plan.fps,
+            video_length=plan.clip_steps,
+            video_interval=plan.interval_steps,
+            step_offset=plan.clip_starts[0],
+        ),
+        SimpleNamespace(sim=simulation, metadata=env.metadata),
+    )
+
+    def step(number: int) -> None:
+        env.step(0)
+        recorder.step()
+
+    yield Session(step=step)
+    recorder.close()
 
 
 @contextmanager
@@ -312,6 +344,14 @@ PEERS: dict[str, Peer] = {
         setup=stable_baselines3,
         package="stable-baselines3",
         modules=("stable_baselines3.common.vec_env", "moviepy.video.io.ImageSequenceClip"),
+        encodes_per_s=25.0,
+    ),
+    "isaaclab": Peer(
+        title="Isaac Lab VideoRecorder",
+        setup=isaaclab_video_recorder,
+        package="isaaclab",
+        modules=("isaaclab.envs.utils.video_recorder", "moviepy.editor"),
+        environment="isaaclab",
         encodes_per_s=25.0,
     ),
     "lerobot": Peer(
