@@ -133,6 +133,8 @@ class AsyncRecorder:
             tasks.start_soon(self._consumer.run)
             stack.callback(self._consumer.stop)
             self._log.info("session.opened", streams=self._describe_streams())
+            if self._lock.is_shared:
+                self._log.warning("session.folder_shared", folder=str(self._folder))
             await self._write_session()
             stack.push_async_callback(self._close_session)
             stack.push_async_callback(self._consumer.aclose)

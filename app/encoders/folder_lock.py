@@ -29,7 +29,9 @@ class FolderLock:
     machines where the file system is a network one that passes locks on.
     """
 
-    def __init__(self, path: Path, fd: int | None) -> None:
+    def __init__(self, path: Path, fd: int | None, *, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
+        """Whether others had the folder already."""
         self._path = path
         self._fd = fd
         _held.add(self)
@@ -44,6 +46,7 @@ class FolderLock:
             OutputError: the folder is still being mended, or can't be written.
         """
         path = folder / LOCK_FILE
+        is_shared, fd = is_recorded_into(folder), None
         try:
             fd = _acquire(path, fcntl.LOCK_SH, timeout_s)
         except BlockingIOError as exc:
@@ -51,8 +54,7 @@ class FolderLock:
         except OSError as exc:
             if exc.errno not in _UNSUPPORTED:
                 raise OutputError(f"{path} can't be made: {exc.strerror or exc}") from exc
-            fd = None
-        return cls(path, fd)
+        return cls(path, fd, is_shared=is_shared)
 
     @classmethod
     def claim(cls, folder: Path, *, timeout_s: float) -> FolderLock | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +15,20 @@ from typing import Any
 import gymnasium
 import gymnasium.wrappers
 import numpy as np
+import psutil
 import pytest
+from gymnasium.utils.save_video import capped_cubic_video_schedule
 from gymnasium.wrappers import RenderCollection
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from stepreel.wrappers import RecordVideo
+from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError
+from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.encoders.manifest import read_manifest
+from stepreel.wrappers import RecordVideo, clip_taker
 
-from .film import Film, numbers_in
+from ..recordings import shown_steps
+from .film import SIDE, Film, numbers_in, picture_of
 
 Seen = tuple[Any, ...]
 
@@ -89,3 +100,319 @@ def test_files_frames_attributes_and_warnings_are_gymnasiums(
         found.append((play(env, calls), films_in(folder / kind.__module__)))
     theirs, ours = found
     assert ours == theirs
+
+
+class Torn(Film):
+    """Its picture number 3 is something else."""
+
+    torn: Any = None
+
+    def render(self) -> Any:
+        return self.torn if self.number == 3 else super().render()
+
+
+def test_what_is_no_picture_ends_the_clip_as_gymnasiums(tmp_path: Path) -> None:
+    found = []
+    for kind in (gymnasium.wrappers.RecordVideo, RecordVideo):
+        folder = tmp_path / kind.__module__
+        seen = play(kind(Torn((8,)), str(folder), video_length=20), ["step"] * 6)
+        found.append((seen, films_in(folder)))
+    theirs, ours = found
+    assert ours == theirs
+    assert ours[1] == {"rl-video-episode-0.mp4": [0, 1, 2]}
+    assert any(
+        "expected type of frame returned by render to be a numpy array" in str(warned) for *_, warned, _ in ours[0]
+    )
+
+
+def test_floats_cost_the_frame_and_are_named(output_dir: Path) -> None:
+    env = Torn((8,))
+    env.torn = picture_of(3) / 255
+    play(RecordVideo(env, str(output_dir)), ["step"] * 6)
+    clip = read_manifest(output_dir / "rl-video-episode-0.json")
+    assert (clip.state, clip.frames.requested, clip.frames.dropped) == (ClipState.INCOMPLETE, 7, {"capture_failed": 1})
+    assert numbers_in(output_dir / "rl-video-episode-0.mp4") == [0, 1, 2, 4, 5, 6]
+    assert "got an array of float64, shape [32, 32, 3]" in (output_dir / "session.jsonl").read_text()
+
+
+def test_a_picture_of_another_size_goes_on_in_another_file(output_dir: Path) -> None:
+    env = Torn((8,))
+    env.torn = np.zeros((2 * SIDE, 2 * SIDE, 3), dtype=np.uint8)
+    play(RecordVideo(env, str(output_dir)), ["step"] * 6)
+    clip = read_manifest(output_dir / "rl-video-episode-0.json")
+    assert clip.state is ClipState.COMPLETE
+    assert [segment.frames for segment in clip.segments] == [3, 1, 3]
+
+
+def test_a_render_that_raises_costs_the_frame_and_not_the_training(output_dir: Path) -> None:
+    class Broken(Film):
+        def render(self) -> Any:
+            if self.number == 2:
+                raise RuntimeError("no light")
+            return super().render()
+
+    play(RecordVideo(Broken(), str(output_dir)), ["step"] * 4)
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1, 3, 4]}
+    assert "env.render() failed: RuntimeError: no light" in (output_dir / "session.jsonl").read_text()
+
+
+def test_a_trigger_that_raises_opens_no_clip_unless_the_recorder_is_strict(output_dir: Path) -> None:
+    def trigger(step: int) -> bool:
+        return 1 // (step - 1) == 1  # Fails at step 1, fires at step 2.
+
+    env = RecordVideo(Film(), str(output_dir), step_trigger=trigger)
+    seen = play(env, ["step"] * 4)
+    assert [recording for _, recording, *_ in seen] == [False, False, False, True, True, False]
+    assert "raised ZeroDivisionError" in str(seen[2])
+    with pytest.warns(UserWarning, match="There is a folder"):
+        strict = RecordVideo(
+            Film(), str(output_dir), step_trigger=trigger, config=RecorderConfig(output_dir=output_dir, strict=True)
+        )
+    strict.reset()
+    strict.step(0)
+    with pytest.raises(ZeroDivisionError):
+        strict.step(0)
+    strict.close()
+
+
+def test_a_strict_recorder_raises_once_frames_were_lost(output_dir: Path) -> None:
+    env = Torn((8,))
+    env.torn = picture_of(3) / 255
+    strict = RecordVideo(env, str(output_dir), config=RecorderConfig(output_dir=output_dir, strict=True))
+    with pytest.raises(RecordingError):
+        play(strict, ["step"] * 6)
+    strict.close()
+    assert env.is_closed
+
+
+def test_no_name_is_taken_twice_and_the_warning_says_so(output_dir: Path) -> None:
+    play(RecordVideo(Film(), str(output_dir)), ["step"])
+    with pytest.warns(UserWarning, match=f"There is a folder {output_dir} already. Its videos stay"):
+        again = RecordVideo(Film(first=100), str(output_dir))
+    play(again, ["step"])
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1], "rl-video-episode-0-2.mp4": [100, 101]}
+
+
+def events_in(folder: Path) -> list[str]:
+    return [json.loads(line)["event"] for line in (folder / "session.jsonl").read_text().splitlines()]
+
+
+def test_the_second_of_two_recorders_on_one_folder_is_told_so(output_dir: Path) -> None:
+    first = RecordVideo(Film(), str(output_dir))
+    first.reset()
+    assert "session.folder_shared" not in events_in(output_dir)
+    with pytest.warns(UserWarning, match="There is a folder"):
+        second = RecordVideo(Film(first=100), str(output_dir))
+    second.reset()
+    assert events_in(output_dir).count("session.folder_shared") == 1
+    first.close()
+    second.close()
+    assert sorted(films_in(output_dir).values()) == [[0], [100]]
+
+
+@pytest.mark.parametrize("render_mode", [None, "human", "ansi"])
+def test_a_render_mode_without_pictures_is_refused_as_gymnasium_does(tmp_path: Path, render_mode: str | None) -> None:
+    messages = []
+    for kind in (gymnasium.wrappers.RecordVideo, RecordVideo):
+        with pytest.raises(ValueError, match="Render mode is") as refused:
+            kind(Film(render_mode=render_mode), str(tmp_path / "videos"))
+        messages.append(str(refused.value))
+    assert messages[0] == messages[1]
+    assert not (tmp_path / "videos").exists()
+
+
+def test_a_backend_of_ones_own_needs_no_render_mode(output_dir: Path) -> None:
+    env = RecordVideo(Film((3,), render_mode=None), str(output_dir), backend=SyntheticBackend(snapshot=True))
+    play(env, ["step"] * 4)
+    assert {path.name: shown_steps(path) for path in output_dir.glob("*.mp4")} == {
+        "rl-video-episode-0.mp4": [0, 1, 2, 3],
+        "rl-video-episode-1.mp4": [4],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "problem"),
+    [
+        ({}, {"output_dir": "elsewhere"}, "config.output_dir: got "),
+        ({}, {"video_length": 7}, "config.video_length: got 7; allowed: what video_length of the wrapper is"),
+        ({}, {"video_interval": 900}, "config.video_interval: got 900; allowed: its default"),
+        ({}, {"step_offset": 5}, "config.step_offset: got 5; allowed: its default"),
+        ({}, {"episode_trigger": bool}, "config.episode_trigger: got <class 'bool'>; allowed: its default"),
+        ({}, {"step_trigger": bool}, "config.step_trigger: got <class 'bool'>; allowed: its default"),
+        ({}, {"name_prefix": "run"}, "config.name_prefix: got 'run'; allowed: what name_prefix of the wrapper is"),
+        ({"fps": 10}, {"fps": 20}, "config.fps: got 20; allowed: what fps of the wrapper is"),
+        ({"video_length": 2}, {"frame_stride": 3}, "frame_stride: got 3; allowed: at most video_length (2)"),
+        ({"video_length": -1}, {}, "video_length: got -1"),
+        ({"name_prefix": "a/b"}, {}, "name_prefix: got 'a/b'"),
+        ({"fps": 0.5, "backend": "camera"}, {}, "backend: got 'camera'; allowed: one of auto"),
+    ],
+)
+def test_arguments_that_can_not_work_or_contradict_one_another_are_refused_by_name(
+    output_dir: Path, arguments: dict[str, Any], settings: dict[str, Any], problem: str
+) -> None:
+    config = RecorderConfig(**{"output_dir": output_dir, **settings})
+    with pytest.raises(ConfigurationError) as refused:
+        RecordVideo(Film(), str(output_dir), config=config, **arguments)
+    assert str(refused.value).startswith(problem)
+    assert not output_dir.exists()
+
+
+def test_all_other_settings_come_from_the_configuration(output_dir: Path) -> None:
+    closed: list[Clip] = []
+    config = RecorderConfig(output_dir=output_dir, frame_stride=2, video_length=6, keep_last_n_clips=1)
+    env = RecordVideo(Film((9,)), str(output_dir), video_length=6, fps=20, config=config, on_clip_closed=closed.append)
+    play(env, ["step"] * 9 + ["reset"])
+    assert [(clip.name, clip.fps, clip.frame_stride) for clip in closed] == [
+        ("rl-video-episode-0", 10.0, 2),
+        ("rl-video-episode-1", 10.0, 2),
+    ]
+    assert [clip.frames.encoded for clip in closed] == [4, 1]
+    assert films_in(output_dir) == {"rl-video-episode-1.mp4": [10]}
+
+
+def test_an_environment_that_was_closed_before_leaves_its_clip_whole(output_dir: Path) -> None:
+    env = RecordVideo(Film(), str(output_dir))
+    env.reset()
+    env.step(0)
+    env.unwrapped.close()
+    env.close()
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1]}
+
+
+def test_closing_finishes_the_clips_although_the_environment_can_not_be_closed(output_dir: Path) -> None:
+    class Stuck(Film):
+        def close(self) -> None:
+            raise RuntimeError("stuck")
+
+    env = RecordVideo(Stuck(), str(output_dir))
+    env.reset()
+    with pytest.raises(RuntimeError, match="stuck"):
+        env.close()
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0]}
+
+
+def test_an_environment_that_is_used_again_after_closing_records_again(output_dir: Path) -> None:
+    class Lasting(Film):
+        def close(self) -> None:
+            pass
+
+    env = RecordVideo(Lasting(), str(output_dir), episode_trigger=lambda _: True)
+    for _ in range(2):
+        env.reset()
+        env.step(0)
+        env.close()
+        assert env.recorder is None
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1], "rl-video-episode-1.mp4": [2, 3]}
+
+
+QUIET = """
+import sys, threading
+import psutil
+from tests.wrappers.film import Film
+before = set(sys.modules)
+from stepreel.wrappers import RecordVideo
+import stepreel.wrappers.vector
+env = RecordVideo(Film(), sys.argv[1])
+heavy = {"anyio", "moviepy", "mujoco", "newton", "OpenGL", "pyglet", "stepreel.blocking", "structlog", "warp"}
+print(len(threading.enumerate()), len(psutil.Process().children()), *sorted(heavy & (set(sys.modules) - before)))
+"""
+
+
+def run_script(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=50)
+
+
+def test_wrapping_starts_nothing_and_loads_nothing_heavy(output_dir: Path) -> None:
+    done = run_script(QUIET, output_dir)
+    assert (done.stdout.split(), done.stderr) == (["1", "0"], "")
+
+
+def test_the_worker_is_warm_before_a_clip_opens(output_dir: Path) -> None:
+    env = RecordVideo(Film((20,)), str(output_dir), step_trigger=lambda step: step == 5)
+    env.reset()
+    before, workers = env.recording, psutil.Process().children()
+    assert len(workers) == 1
+    for _ in range(6):
+        env.step(0)
+    assert (before, env.recording) == (False, True)
+    assert psutil.Process().children() == workers
+    env.close()
+
+
+FORGETFUL = """
+import sys
+from tests.wrappers.film import Film
+from stepreel.wrappers import RecordVideo
+env = RecordVideo(Film(), sys.argv[1])
+env.reset()
+env.step(0)
+if sys.argv[2] == "deleted":
+    del env
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize("end", ["ended", "deleted"])
+def test_a_program_that_forgets_to_close_ends_with_its_last_clip_whole(output_dir: Path, end: str) -> None:
+    done = run_script(FORGETFUL, output_dir, end)
+    assert done.returncode == 0
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1]}
+    assert "The environment was never closed, so its last video ends here" in done.stderr
+    assert ("went on" in done.stdout) == (end == "deleted")
+
+
+def test_moviepy_is_not_needed(output_dir: Path) -> None:
+    done = run_script("import sys; sys.modules['moviepy'] = None" + FORGETFUL, output_dir, "ended")
+    assert done.returncode == 0
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1]}
+
+
+def test_without_a_trigger_the_episodes_are_gymnasiums() -> None:
+    episodes = range(5001)
+    assert list(filter(clip_taker.capped_cubic_video_schedule, episodes)) == list(
+        filter(capped_cubic_video_schedule, episodes)
+    )
+
+
+def test_garbage_is_collected_after_clips_where_it_is_asked_for(
+    output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[int] = []
+    env = RecordVideo(
+        Film((2,)), str(output_dir), episode_trigger=lambda _: True, gc_trigger=lambda episode: episode == 1
+    )
+    monkeypatch.setattr("gc.collect", lambda: collected.append(env.episode_id))
+    play(env, ["step"] * 7)
+    assert collected == [1]  # Gymnasium, too, counts the new episode before it ends the clip of the one before.
+
+
+def test_the_specification_makes_the_wrapper_again(output_dir: Path) -> None:
+    gymnasium.register("Film-v0", f"{Film.__module__}:Film")
+    try:
+        env = gymnasium.make("Film-v0", render_mode="rgb_array", disable_env_checker=True)
+        wrapped = RecordVideo(env, str(output_dir), video_length=3, config=RecorderConfig(output_dir=output_dir))
+        with pytest.warns(UserWarning, match="There is a folder"):
+            made: Any = gymnasium.make(wrapped.spec)  # type: ignore[arg-type]
+    finally:
+        del gymnasium.registry["Film-v0"]
+    assert isinstance(made, RecordVideo)
+    assert (made.video_folder, made.video_length) == (str(output_dir), 3)
+    made.reset()
+    made.step(0)
+    made.close()
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1]}
+
+
+def test_a_copy_records_clips_of_its_own(output_dir: Path) -> None:
+    env = RecordVideo(Film((2,)), str(output_dir))
+    assert not pickle.loads(pickle.dumps(env)).recording
+    env.reset()
+    env.step(0)
+    twin = copy.deepcopy(env)
+    assert twin.recorder is None
+    assert (twin.recording, twin.episode_id) == (False, 0)
+    twin.reset()
+    twin.close()
+    env.close()
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1], "rl-video-episode-1.mp4": [2]}
