@@ -6,6 +6,7 @@ PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+EXAMPLE := $(VENV)/examples/bin/python examples
 TORCH ?= torch
 LEROBOT := 'lerobot>=0.4.4' 'av<16' click gymnasium psutil
 ISAACLAB := warp-lang==1.17.0 'moviepy<2' lazy_loader scipy requests gymnasium psutil click
@@ -20,7 +21,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-integrations lint format types check bench bench-peers lerobot isaaclab install graphics wheel clean
+.PHONY: help demo test test-integrations examples lint format types check faults
+.PHONY: bench bench-peers lerobot isaaclab install graphics wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +59,12 @@ faults: graphics $(VENV)/installed-dev ## Kill, fill, freeze and break things wh
 test-integrations: $(VENV)/integrations/installed ## Test hooks and wrappers against the libraries they work with
 	$(VENV)/integrations/bin/python -m pytest -m integrations tests/integrations $(ARGS)
 
+examples: graphics $(VENV)/examples/installed ## Run the examples, shortened; their clips go to logs/examples
+	$(EXAMPLE)/async_training.py --video --steps 20000 --video_interval 8000 --queue_bytes 1000000000 \
+	  --log_dir logs/examples/async_training
+	$(EXAMPLE)/cleanrl_ppo.py --capture_video --total_timesteps 8192 --video_folder logs/examples/cleanrl_ppo/videos
+	$(EXAMPLE)/sb3_ppo.py --timesteps 8192 --video_interval 1000 --video_folder logs/examples/sb3_ppo/videos
+
 install: $(VENV)/installed-dev ## Make .venv, with everything needed to work on stepreel
 
 wheel: $(VENV)/installed-dev ## Build dist/*.whl
@@ -91,6 +99,13 @@ $(VENV)/integrations/installed: pyproject.toml | $(BIN)/pip
 	@$(BIN)/python -m venv $(VENV)/integrations
 	@$(VENV)/integrations/bin/python -m pip install --quiet $(TORCH)
 	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/integrations/bin/python -m pip install --quiet --editable '.[integrations]'
+	@touch $@
+
+$(VENV)/examples/installed: pyproject.toml | $(BIN)/pip
+	@echo "Installing torch, stable-baselines3, Newton and MuJoCo into $(VENV)/examples: 1 GB or more."
+	@$(BIN)/python -m venv $(VENV)/examples
+	@$(VENV)/examples/bin/python -m pip install --quiet $(TORCH)
+	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/examples/bin/python -m pip install --quiet --editable '.[examples]'
 	@touch $@
 
 # LeRobot needs an older PyAV than stepreel. It is one of many: where it can't be had, the others are compared.
