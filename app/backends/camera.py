@@ -52,14 +52,19 @@ class Camera:
         yaw = math.degrees(math.atan2(side, ahead))
         return max(-_STEEPEST_PITCH, min(_STEEPEST_PITCH, pitch)), yaw
 
+    @classmethod
+    def from_pitch_yaw(cls, eye: Vector, pitch: float, yaw: float, *, up_axis: int, fov: float) -> Camera:
+        """Return the camera at `eye` [m] that looks along `pitch` and `yaw` [degrees]; the inverse of `pitch_yaw`."""
+        x, y, z = _forward(math.radians(pitch), math.radians(yaw), up_axis)
+        return cls(eye=eye, lookat=(eye[0] + x, eye[1] + y, eye[2] + z), fov=fov)
+
     def rotation(self, up_axis: int) -> tuple[float, float, float, float]:
         """Return the quaternion (x, y, z, w) that turns a camera's frame into the world's.
 
         A camera looks along its -Z, with +Y up and +X to the right (the USD and OpenGL convention).
         """
         pitch, yaw = (math.radians(angle) for angle in self.pitch_yaw(up_axis))
-        up, ahead, side = math.sin(pitch), math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw)
-        forward = ((up, ahead, side), (ahead, up, side), (ahead, side, up))[up_axis]
+        forward = _forward(pitch, yaw, up_axis)
         world_up = tuple(1.0 if axis == up_axis else 0.0 for axis in range(3))
         right = _unit(_cross(forward, world_up))
         return _quaternion(right, _cross(right, forward), _scaled(forward, -1.0))
@@ -141,6 +146,12 @@ def _angle(name: str, value: object) -> float:
     if is_number and 1.0 <= value <= 170.0:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     raise ConfigurationError(f"{name}: got {value!r}; allowed: 1 to 170 degrees")
+
+
+def _forward(pitch: float, yaw: float, up_axis: int) -> Vector:
+    """Return the unit view direction of angles [rad]."""
+    up, ahead, side = math.sin(pitch), math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw)
+    return ((up, ahead, side), (ahead, up, side), (ahead, side, up))[up_axis]
 
 
 def _cross(a: Sequence[float], b: Sequence[float]) -> Vector:

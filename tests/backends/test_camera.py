@@ -123,3 +123,12 @@ def test_a_rotated_camera_looks_at_its_target_and_stands_upright(
     assert turned(rotation, (0, 0, -1)) == pytest.approx(view, abs=1e-6)
     assert turned(rotation, (1, 0, 0))[up_axis] == pytest.approx(0, abs=1e-6)
     assert turned(rotation, (0, 1, 0))[up_axis] > 0
+
+
+@pytest.mark.parametrize("up_axis", [0, 1, 2])
+def test_a_camera_made_of_its_angles_looks_the_same_way(up_axis: int) -> None:
+    camera = Camera(eye=(3.0, -2.0, 1.5), lookat=(0.5, 0.25, -0.75), fov=50.0)
+    again = Camera.from_pitch_yaw(camera.eye, *camera.pitch_yaw(up_axis), up_axis=up_axis, fov=50.0)
+    assert (again.eye, again.fov) == (camera.eye, camera.fov)
+    assert math.dist(again.eye, again.lookat) == pytest.approx(1.0)
+    assert again.rotation(up_axis) == pytest.approx(camera.rotation(up_axis))

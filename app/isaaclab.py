@@ -1,0 +1,399 @@
+"""Recording an Isaac Lab environment without its own recorder: `attach(env, config)`, or the wrapper `RecordVideo`.
+
+Which backend and which camera is decided by the rules of Isaac Lab's page on recording videos. Isaac Lab is not
+imported here: the environment brings it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, SupportsFloat
+
+import gymnasium
+import structlog
+
+from .backends.camera import Camera, CameraSource
+from .backends.isaaclab_scene import (
+    active_visualizers,
+    base_env,
+    camera_source,
+    describe,
+    find_newton,
+    steps_per_second,
+)
+from .backends.selection import (
+    BackendKind,
+    BackendSource,
+    CameraKind,
+    Choice,
+    Physics,
+    SceneDescription,
+    nearest_worlds,
+    select_backend,
+)
+from .blocking import Recorder
+from .clip import Backend, ClipHook, SegmentHook
+from .config import RecorderConfig
+from .errors import SourceUnavailableError
+
+__all__ = ["Attachment", "RecordVideo", "attach", "describe"]
+
+Source = str | BackendSource
+
+_DEFAULT_WORLD_COUNT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wishes:
+    """What the caller said of the pictures."""
+
+    source: Source | Mapping[str, Source]
+    camera: CameraSource | None
+    visible_worlds: Sequence[int] | None
+    renderer: str
+    env_indices: Sequence[int] | None
+    tiles: tuple[int, int] | None
+    depth_range: tuple[float, float]
+
+
+class Attachment:
+    """A recorder that counts the steps and resets of an environment by itself, until either is closed.
+
+    Attributes:
+        recorder: The recorder, open; for clips by hand, statistics and the summary.
+        choices: What is recorded and why, by the name of the stream.
+    """
+
+    def __init__(self, base: Any, recorder: Recorder, choices: Mapping[str, Choice]) -> None:
+        self.recorder = recorder
+        self.choices = choices
+        self._hooks = [
+            _Hook(base, "step", after=recorder.step),
+            _Hook(base, "reset", after=recorder.reset),
+            _Hook(base, "close", before=self.close),
+        ]
+
+    def __enter__(self) -> Recorder:
+        return self.recorder
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._unhook()
+        self.recorder.__exit__(exc_type, exc, traceback)
+
+    def close(self) -> None:
+        """Finish all clips and leave the environment as it was. A second call does nothing.
+
+        Raises:
+            RecordingError: `strict` is set, and frames were lost since the last call.
+        """
+        self._unhook()
+        self.recorder.close()
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def attach(
+    env: Any,
+    config: RecorderConfig,
+    *,
+    source: Source | Mapping[str, Source] = "visualizer",
+    camera: CameraSource | None = None,
+    visible_worlds: Sequence[int] | None = None,
+    renderer: str = "auto",
+    env_indices: Sequence[int] | None = None,
+    tiles: tuple[int, int] | None = None,
+    depth_range: tuple[float, float] = (0.1, 10.0),
+    on_clip_closed: ClipHook | None = None,
+    on_segment_closed: SegmentHook | None = None,
+) -> Attachment:
+    """Record an Isaac Lab environment from its next step or reset on.
+
+    ```python
+    with stepreel.isaaclab.attach(env, config) as recorder:
+        train(env)
+    print(recorder.summary())
+    ```
+
+    Steps and resets are counted where the environment does them, below all wrappers. Closing the environment closes the
+    recorder first, so that the `with` may be left away.
+
+    Args:
+        env: A running environment; neither reset nor closed by this.
+        config: All settings. Where it has no size, pictures have the task's.
+        source: Where the pictures come from: "visualizer", "renderer", "visualizer:<type>",
+            "visualizer:<type>:streaming_view", "sensor:<name>[:<channel>]"; or several of them, by the names of their
+            streams.
+        camera: The camera, or a function that is asked for it at each capture; None: by the rules.
+        visible_worlds: The environments in Newton's picture; None: those the visualizer shows, else the 16 nearest to
+            what the camera looks at.
+        renderer: What draws Newton's picture: "gl", "warp" or "auto".
+        env_indices: The environments in a sensor's picture; None: the first.
+        tiles: Rows and columns of a sensor's picture.
+        depth_range: Distances at the ends of the colours of a sensor's depth [m].
+        on_clip_closed: As of `Recorder`.
+        on_segment_closed: As of `Recorder`.
+
+    Raises:
+        BackendError: this is no Isaac Lab environment, or what was chosen can't be recorded.
+        SourceUnavailableError: there is no such source; with what was found and what to pass instead.
+        ConfigurationError: a setting that can't work.
+        StepreelError: as `Recorder` and its opening raise.
+    """
+    wishes = _Wishes(
+        source=source,
+        camera=camera,
+        visible_worlds=visible_worlds,
+        renderer=renderer,
+        env_indices=env_indices,
+        tiles=tiles,
+        depth_range=depth_range,
+    )
+    recorder, choices = _open(env, config, wishes, on_clip_closed, on_segment_closed)
+    return Attachment(base_env(env), recorder, choices)
+
+
+class RecordVideo(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """`attach` as a wrapper: counts the steps and resets that go through it, and closes the recorder with itself.
+
+    The arguments and what is raised are those of `attach`.
+
+    Attributes:
+        recorder: The recorder, open until the environment is closed.
+        choices: What is recorded and why, by the name of the stream.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        config: RecorderConfig,
+        *,
+        source: Source | Mapping[str, Source] = "visualizer",
+        camera: CameraSource | None = None,
+        visible_worlds: Sequence[int] | None = None,
+        renderer: str = "auto",
+        env_indices: Sequence[int] | None = None,
+        tiles: tuple[int, int] | None = None,
+        depth_range: tuple[float, float] = (0.1, 10.0),
+        on_clip_closed: ClipHook | None = None,
+        on_segment_closed: SegmentHook | None = None,
+    ) -> None:
+        super().__init__(env)
+        wishes = _Wishes(
+            source=source,
+            camera=camera,
+            visible_worlds=visible_worlds,
+            renderer=renderer,
+            env_indices=env_indices,
+            tiles=tiles,
+            depth_range=depth_range,
+        )
+        self.recorder, self.choices = _open(env, config, wishes, on_clip_closed, on_segment_closed)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment, and the recorder after it."""
+        result = self.env.step(action)
+        self.recorder.step()
+        return result
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, and tell the recorder."""
+        result = self.env.reset(seed=seed, options=options)
+        self.recorder.reset()
+        return result
+
+    def close(self) -> None:
+        """Finish all clips, then close the environment: closing it stops what the last pictures are taken of."""
+        try:
+            self.recorder.close()
+        finally:
+            super().close()
+
+
+class _Hook:
+    """A method of one object, with a call before or after it, until it is removed."""
+
+    def __init__(
+        self,
+        target: Any,
+        name: str,
+        *,
+        before: Callable[[], None] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self._target = target
+        self._name = name
+        self._is_removed = False
+        method = getattr(target, name)
+
+        # The method's own parameters differ between environments.
+        @functools.wraps(method)
+        def hooked(*args: Any, **kwargs: Any) -> Any:
+            if before and not self._is_removed:
+                before()
+            result = method(*args, **kwargs)
+            if after and not self._is_removed:
+                after()
+            return result
+
+        self._hooked = hooked
+        setattr(target, name, hooked)
+
+    def remove(self) -> None:
+        """Put the method back; where somebody has hooked it since, have ours do nothing."""
+        self._is_removed = True
+        if vars(self._target).get(self._name) is self._hooked:
+            delattr(self._target, self._name)
+
+
+def _open(
+    env: Any,
+    config: RecorderConfig,
+    wishes: _Wishes,
+    on_clip_closed: ClipHook | None,
+    on_segment_closed: SegmentHook | None,
+) -> tuple[Recorder, dict[str, Choice]]:
+    """Return an open recorder of `env`, and what it records."""
+    base = base_env(env)
+    scene = describe(base)
+    sources = dict(wishes.source) if isinstance(wishes.source, Mapping) else {"default": wishes.source}
+    choices = {stream: _choose(scene, source) for stream, source in sources.items()}
+    backends = {stream: _make_backend(base, scene, choice, wishes) for stream, choice in choices.items()}
+    recorder = Recorder(
+        _with_size(config, choices.values()),
+        backends if isinstance(wishes.source, Mapping) else backends["default"],
+        on_clip_closed=on_clip_closed,
+        on_segment_closed=on_segment_closed,
+    )
+    recorder.__enter__()
+    for stream, choice in choices.items():
+        _log_choice(stream, choice, backends[stream], wishes)
+    return recorder, choices
+
+
+def _choose(scene: SceneDescription, source: Source) -> Choice:
+    choice = select_backend(scene, source if isinstance(source, BackendSource) else BackendSource.parse(source))
+    if choice.backend is not BackendKind.NEWTON or scene.physics is Physics.NEWTON:
+        return choice
+    if choice.visualizer is None:
+        raise SourceUnavailableError(
+            f"{choice.source}: {choice.reason}, but Newton does not simulate here; start the run with --viz newton_gl, "
+            'or add a camera to the scene and pass "sensor:<name>"'
+        )
+    # Where the bodies are in Newton's model is then known to its visualizer only.
+    reason = f"{choice.reason}, and draws itself, since Newton does not simulate here"
+    return replace(choice, backend=BackendKind.VISUALIZER, reason=reason, camera=None, width=None, height=None)
+
+
+def _make_backend(base: Any, scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Backend:
+    match choice.backend:
+        case BackendKind.SENSOR:
+            from .backends.sensor import SensorBackend
+
+            return SensorBackend(
+                base.scene.sensors,
+                str(choice.source.sensor),
+                channel=choice.source.channel,
+                env_indices=wishes.env_indices,
+                tiles=wishes.tiles,
+                depth_range=wishes.depth_range,
+                steps_per_second=steps_per_second(base),
+            )
+        case BackendKind.VISUALIZER:
+            return _make_visualizer_backend(base, choice)
+        case BackendKind.KIT:
+            return _make_kit_backend(base, choice, wishes)
+        case BackendKind.NEWTON:
+            return _make_newton_backend(base, scene, choice, wishes)
+
+
+def _make_visualizer_backend(base: Any, choice: Choice) -> Backend:
+    from .backends.visualizer import VisualizerBackend
+
+    return VisualizerBackend(
+        _visualizer(base, choice),
+        sim=base.sim,
+        is_streaming_view=choice.source.streaming_view,
+        steps_per_second=steps_per_second(base),
+    )
+
+
+def _make_kit_backend(base: Any, choice: Choice, wishes: _Wishes) -> Backend:
+    from .backends.kit import DEFAULT_CAMERA_PRIM_PATH, KitBackend
+
+    viewer = getattr(base.cfg, "viewer", None)
+    return KitBackend(
+        camera=_camera(base, choice, wishes),
+        camera_prim_path=getattr(viewer, "cam_prim_path", None) or DEFAULT_CAMERA_PRIM_PATH,
+        sim=base.sim,
+        steps_per_second=steps_per_second(base),
+    )
+
+
+def _make_newton_backend(base: Any, scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Backend:
+    from .backends.newton import NewtonBackend
+
+    simulation = find_newton(base)
+    return NewtonBackend(
+        simulation.model,
+        simulation.get_state,
+        camera=_camera(base, choice, wishes),
+        visible_worlds=_visible_worlds(scene, choice, wishes),
+        world_spacing=(0.0, 0.0, 0.0),  # Environments stand apart already.
+        renderer=wishes.renderer,
+        steps_per_second=steps_per_second(base),
+    )
+
+
+def _camera(base: Any, choice: Choice, wishes: _Wishes) -> CameraSource:
+    if wishes.camera is not None:
+        return wishes.camera
+    assert choice.camera is not None
+    return camera_source(base, choice.camera, None if choice.visualizer is None else _visualizer(base, choice))
+
+
+def _visualizer(base: Any, choice: Choice) -> Any:
+    assert choice.visualizer is not None
+    return active_visualizers(base.sim)[choice.visualizer]
+
+
+def _visible_worlds(scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Sequence[int] | None:
+    if wishes.visible_worlds is not None:
+        return wishes.visible_worlds
+    shown = None if choice.visualizer is None else scene.visualizers[choice.visualizer].visible_worlds
+    if shown is not None:
+        return shown
+    assert choice.camera is not None
+    middle = choice.camera.camera.lookat
+    if isinstance(wishes.camera, Camera):
+        middle = wishes.camera.lookat
+    elif wishes.camera is None and choice.camera.kind is CameraKind.ASSET:
+        middle = scene.env_origins[choice.camera.viewpoint.env_index]
+    return nearest_worlds(scene.env_origins, middle, _DEFAULT_WORLD_COUNT) or None
+
+
+def _with_size(config: RecorderConfig, choices: Any) -> RecorderConfig:
+    """Return `config` with the size that the task asks for, where neither it nor a source has one of its own."""
+    sizes = {(choice.width, choice.height) for choice in choices}
+    if config.width is not None or config.height is not None or len(sizes) != 1:
+        return config
+    ((width, height),) = sizes
+    return replace(config, width=width, height=height)
+
+
+def _log_choice(stream: str, choice: Choice, backend: Backend, wishes: _Wishes) -> None:
+    camera = "its own" if choice.camera is None else choice.camera.reason
+    structlog.get_logger("stepreel").info(
+        "source.chosen",
+        stream=stream,
+        source=str(choice.source),
+        backend=backend.name,
+        reason=choice.reason,
+        camera=camera if wishes.camera is None or choice.camera is None else "the caller's",
+    )
