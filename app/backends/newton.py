@@ -31,6 +31,7 @@ DEFAULT_WIDTH = 1280
 DEFAULT_HEIGHT = 720
 
 _RENDERERS = ("auto", "gl", "warp")
+_NOT_OPEN = "the backend is not open; call open first"
 
 
 class NewtonBackend:
@@ -100,6 +101,8 @@ class NewtonBackend:
         self._name = "newton_warp" if self._renderer == "warp" else "newton_gl"
         self._wish: _Wish | None = None
         self._source: HostSource | DeviceSource | None = None
+        self._problem = _NOT_OPEN
+        """Why there is no source."""
         self._known: tuple[weakref.ref[Any], tuple[int, ...]] | None = None
         if not callable(model) and hasattr(model, "world_count"):
             self._worlds.choose(int(model.world_count))
@@ -131,7 +134,11 @@ class NewtonBackend:
         if self._known is not None and self._known[0]() is model and self._known[1] == _counts(model):
             return None
         self._source = self._known = None
-        return self._announce(model, self._wish)
+        try:
+            return self._announce(model, self._wish)
+        except BackendError as exc:
+            self._problem = f"what is simulated now can't be recorded: {exc}"
+            raise
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Snapshot | PendingSnapshot:
         """Copy what the picture needs of the current state into `slot`.
@@ -145,7 +152,7 @@ class NewtonBackend:
             CaptureError: `get_state` gave no state, or the camera function no camera.
         """
         if self._source is None:
-            raise CaptureError("the backend is not open; call open first")
+            raise CaptureError(self._problem)
         if isinstance(self._camera, Camera):
             return self._source.capture(self._get_state(), slot.array(self._source.nbytes))
         camera = current_camera(self._camera).to_floats()
@@ -156,6 +163,7 @@ class NewtonBackend:
     def close(self) -> None:
         """Let go of the staging memory. Snapshots still pending stay valid."""
         self._source = self._wish = self._known = None
+        self._problem = _NOT_OPEN
 
     def _current_model(self) -> Any:
         return _checked_model(self._model() if callable(self._model) else self._model)

@@ -225,13 +225,16 @@ def center_of_change(picture: Pixels, background: Pixels) -> tuple[float, float]
     return float(x.mean()) + 0.5, float(y.mean()) + 0.5
 
 
-def pixel_of(point: Vector, eye: Vector, lookat: Vector, fov: float, up_axis: int) -> tuple[float, float]:
+def pixel_of(
+    point: Vector, eye: Vector, lookat: Vector, fov: float, up_axis: int, size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> tuple[float, float]:
     """Where a pinhole camera sees a point: the textbook's formula."""
     forward = (np.array(lookat) - eye) / math.dist(eye, lookat)
     right = np.cross(forward, np.eye(3)[up_axis])
     right /= np.linalg.norm(right)
     up = np.cross(right, forward)
     offset = np.array(point) - eye
-    focal = HEIGHT / 2 / math.tan(math.radians(fov) / 2)
+    width, height = size
+    focal = height / 2 / math.tan(math.radians(fov) / 2)
     depth = float(offset @ forward)
-    return WIDTH / 2 + focal * float(offset @ right) / depth, HEIGHT / 2 - focal * float(offset @ up) / depth
+    return width / 2 + focal * float(offset @ right) / depth, height / 2 - focal * float(offset @ up) / depth
