@@ -97,8 +97,9 @@ def reserve_name(folder: Path, name: str) -> str:
 def prune_clips(folder: Path, prefix: str, keep: int) -> list[str]:
     """Delete all but the `keep` last closed clips called `<prefix>-step-<N>` or `<prefix>-episode-<N>`.
 
-    A clip is as old as the last change of its manifest. Clips being recorded, and files that are not the
-    manifest or a segment of such a clip, are left alone.
+    `<prefix>-step-<N>-to-step-<M>`, as Stable-Baselines3 calls them, are meant, too. A clip is as old as the last
+    change of its manifest. Clips being recorded, and files that are not the manifest or a segment of such a clip, are
+    left alone.
 
     Returns:
         The names of the clips deleted, oldest first.
@@ -106,7 +107,7 @@ def prune_clips(folder: Path, prefix: str, keep: int) -> list[str]:
     Raises:
         OutputError: a file can't be deleted; the clip keeps its manifest.
     """
-    pattern = re.compile(re.escape(prefix) + r"-(step|episode)-\d+(-\d+)?\.json")
+    pattern = re.compile(re.escape(prefix) + r"-(step|episode)-\d+(-to-step-\d+)?(-\d+)?\.json")
     try:
         entries = os.listdir(folder)
         aged = [(os.stat(folder / entry).st_mtime_ns, entry) for entry in entries if pattern.fullmatch(entry)]

@@ -249,6 +249,12 @@ def test_the_oldest_closed_clips_go_first(tmp_path: Path, add_clip: Callable[...
     assert prune_clips(tmp_path, "run", 2) == []
 
 
+def test_clips_with_the_names_of_stable_baselines3_go_as_others(tmp_path: Path, add_clip: Callable[..., None]) -> None:
+    for name in ("run-step-0-to-step-200", "run-step-500-to-step-700", "run-step-500-to-step-700-2"):
+        add_clip(name)
+    assert prune_clips(tmp_path, "run", 1) == ["run-step-0-to-step-200", "run-step-500-to-step-700"]
+
+
 def test_all_segments_of_a_clip_go_with_it(tmp_path: Path, add_clip: Callable[..., None]) -> None:
     add_clip("run-step-0", suffix=".000.mp4")
     (tmp_path / "run-step-0.001.mp4").touch()
