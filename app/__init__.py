@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .arguments import add_video_arguments
     from .blocking import Recorder
     from .clip import Clip, ClipState, DropCause, FrameCounts, Segment
-    from .config import DropPolicy, RecorderConfig, RenderTime, WorkerPriority
+    from .config import DropPolicy, Episode, RecorderConfig, RenderTime, WorkerPriority
     from .errors import (
         BackendError,
         CaptureError,
@@ -39,6 +39,7 @@ __all__ = [
     "DropCause",
     "DropPolicy",
     "EncodeError",
+    "Episode",
     "FrameCounts",
     "HookError",
     "OutputError",
@@ -63,7 +64,7 @@ _HOMES = {
     "arguments": ("add_video_arguments",),
     "blocking": ("Recorder",),
     "clip": ("Clip", "ClipState", "DropCause", "FrameCounts", "Segment"),
-    "config": ("DropPolicy", "RecorderConfig", "RenderTime", "WorkerPriority"),
+    "config": ("DropPolicy", "Episode", "RecorderConfig", "RenderTime", "WorkerPriority"),
     "recorder": ("AsyncRecorder",),
     "statistics": ("Percentiles", "Statistics", "Summary"),
 }

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from .clip import Backend, ClipHook, SegmentHook
 from .config import RecorderConfig
@@ -95,6 +95,19 @@ class Recorder:
         producer.reset()
         if producer.held:
             self._wait_for_room(producer)
+
+    def end_episode(
+        self,
+        *,
+        episode_return: float | None = None,
+        terminated: bool = False,
+        truncated: bool = False,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tell how the episode went whose last step was counted; see `AsyncRecorder.end_episode`."""
+        (self._producer or self._refuse()).end_episode(
+            episode_return=episode_return, terminated=terminated, truncated=truncated, info=info or {}
+        )
 
     def start_clip(self, name: str | None = None, *, length: int | None = None) -> None:
         """Open a clip `<prefix>-<name>` with the next step, for `length` steps or until `stop_clip`."""

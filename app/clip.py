@@ -26,6 +26,8 @@ class DropCause(StrEnum):
     DISK_FULL = "disk_full"
     CLOSED = "closed"
     """The recorder was closed without waiting for what was queued."""
+    DISCARDED = "discarded"
+    """Its clip was not to be kept."""
     NOT_RENDERED = "not_rendered"
     """Its snapshot was to be kept, and drawn later."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -58,6 +58,25 @@ class WorkerPriority(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """How an episode went, as the training script told the recorder."""
+
+    number: int
+    """Counts the episodes that ended, from 0."""
+    step_count: int
+    """Steps since the end of the episode before."""
+    episode_return: float | None
+    """The sum of its rewards; None: not told."""
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+    """What the environment said with the last step."""
+
+
+KeepRule = Callable[[Episode], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderConfig:
     """Settings of a recorder.
 
@@ -82,6 +101,9 @@ class RecorderConfig:
     """Called with each episode's number, from 0, at its reset; True opens a clip."""
     step_trigger: Callable[[int], bool] | None = None
     """Called with each step's number, from 0; True opens a clip."""
+
+    keep: KeepRule | None = None
+    """Called with each episode that ended; a clip for none of whose episodes it returns True is deleted."""
 
     width: int | None = None
     """Width of the pictures [pixels]; None: from the backend."""
@@ -232,6 +254,10 @@ def _real(low: float, high: float = math.inf, *, optional: bool = False) -> Chec
     return check
 
 
+def _keep_rule(value: object) -> str | None:
+    return None if value is None or callable(value) else "a function of one episode, or None"
+
+
 def _trigger(value: object) -> str | None:
     return None if value is None or callable(value) else "a function of one number, or None"
 
@@ -275,6 +301,7 @@ _CHECKS: dict[str, Check] = {
     "frame_stride": _whole(1),
     "episode_trigger": _trigger,
     "step_trigger": _trigger,
+    "keep": _keep_rule,
     "width": _whole(1, MAX_SIDE, optional=True),
     "height": _whole(1, MAX_SIDE, optional=True),
     "fps": _real(0, 1000, optional=True),

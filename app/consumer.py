@@ -20,7 +20,7 @@ from .errors import CodecUnavailableError, OutputError, RecordingError, Stepreel
 from .frame_pool import FramePool
 from .ledger import ClipAccount, Ledger
 from .pace import PaceKeeper
-from .producer import ClipEnded, ClipOpened, News, Producer, StreamRenewed, Trouble
+from .producer import ClipEnded, ClipJudged, ClipOpened, News, Producer, StreamRenewed, Trouble
 from .records import Hooks, Records
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .seats import TURN_S, ClipInWork, HandedFrame, Seat, Source, most_credit
@@ -165,7 +165,10 @@ class Consumer:
     @property
     def is_drained(self) -> bool:
         """Whether `drain` would return at once."""
-        waiting = any(clip.is_ended or clip.account.pending for clip in self._clips.values())
+        waiting = any(
+            (clip.is_ended or clip.account.pending) and not self._records.holds(clip.account)
+            for clip in self._clips.values()
+        )
         return self._records.are_written and not (waiting or self._producer.news)
 
     def _drop_strays(self) -> None:
@@ -214,6 +217,9 @@ class Consumer:
             self._log.flush_trouble()
             for clip in self._clips.values():
                 clip.is_ended = True  # Whatever an interruption of the training thread kept from being told.
+                if clip.account.is_undecided:
+                    clip.account.is_undecided = False
+                    self._records.note(clip.account)
             while not (self.is_drained or self._crash):
                 for seat in self._seats:
                     for clip in list(seat.clips.values()):
@@ -267,6 +273,8 @@ class Consumer:
             case ClipEnded(account=account):
                 self._clips[account.request.clip_index].is_ended = True
                 self._records.note(account)  # For whoever mends the clip, should the process die before it is encoded.
+            case ClipJudged(account=account):
+                self._records.note(account)
             case Trouble(event=event, kind=kind, count=count, facts=facts):
                 self._log.trouble(event, kind=kind, count=count, **facts)
                 if event == "capture.failed":
@@ -421,6 +429,10 @@ class Consumer:
     def _next_commands(self, seat: Seat) -> Iterator[protocol.Command]:
         """Decide what the worker hears next: clips that are named, frames while it has credit, ends of clips."""
         for clip in list(seat.clips.values()):
+            if clip.account.is_unwanted:
+                self._discard(seat, clip, DropCause.DISCARDED)
+                if not clip.is_begun:
+                    clip.given_up = DropCause.DISCARDED
             if clip.given_up or clip.losses >= _MOST_LOSSES:
                 self._give_up(seat, clip, clip.given_up or DropCause.WORKER_LOST)
             elif clip.unsalvaged and not clip.is_salvage_sent:

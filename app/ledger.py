@@ -69,6 +69,10 @@ class ClipAccount:
         self.name = request.name
         self.is_named = False
         """A file name was reserved for it."""
+        self.is_undecided = False
+        """Whether it stays is decided at the end of an episode; nobody hears of it before."""
+        self.is_unwanted = False
+        """It is to be deleted."""
         self.fps = fps
         self.end_step: int | None = None
         self.width: int | None = None
@@ -164,6 +168,12 @@ class ClipAccount:
         with self._lock:
             self._has_failed = True
 
+    def discard(self) -> None:
+        """Book all that was encoded as dropped: its files are gone."""
+        with self._lock:
+            self._dropped[DropCause.DISCARDED] += self._encoded
+            self._encoded = 0
+
     def snapshots_closed(self, snapshots: SnapshotFile | None) -> None:
         """Book what was kept in the end of snapshots that nobody drew."""
         with self._lock:
@@ -229,6 +239,7 @@ class Ledger:
         self._open: dict[int, ClipAccount] = {}
         self._closed: list[Clip] = []
         self._closed_counts = FrameCounts()
+        self.discarded_count = 0
 
     def open(self, request: ClipRequest, *, backend: str, fps: float) -> ClipAccount:
         """Open the account of a clip."""
@@ -259,6 +270,16 @@ class Ledger:
             del self._open[account.request.clip_index]
             self._closed.append(clip)
             self._closed_counts = add_counts((self._closed_counts, clip.frames))
+        return clip
+
+    def discard(self, account: ClipAccount) -> Clip:
+        """Settle the account of a clip whose files are gone; return its clip, which is kept nowhere."""
+        account.discard()
+        clip = account.to_clip()
+        with self._lock:
+            del self._open[account.request.clip_index]
+            self._closed_counts = add_counts((self._closed_counts, clip.frames))
+            self.discarded_count += 1
         return clip
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,13 @@ from .clip import (
     PendingSnapshot,
     Snapshot,
 )
-from .config import DropPolicy, RecorderConfig
+from .config import DropPolicy, Episode, RecorderConfig
 from .doorbell import Doorbell
 from .errors import RecorderClosedError, RecordingError, SourceChangedError
 from .frame_pool import FramePool, PoolSlot
 from .ledger import ClipAccount, Ledger
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
+from .scheduling.keeping import Keeping, Verdict
 from .scheduling.schedule import Action, BeginClip, Capture, ClipSchedule, EndClip
 from .statistics import Timings
 from .stream import Stream
@@ -63,7 +64,14 @@ class StreamRenewed:
     format: CaptureFormat
 
 
-News = StreamRenewed | ClipOpened | ClipEnded | Trouble
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipJudged:
+    """For the event loop: it is decided whether a clip stays."""
+
+    account: ClipAccount
+
+
+News = StreamRenewed | ClipOpened | ClipEnded | ClipJudged | Trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +128,10 @@ class Producer:
         self._closed = False
         self._is_capturing = False
         self._wake_step = 0
+        self._keeping = Keeping(config.keep) if config.keep else None
+        self._undecided: dict[int, list[ClipAccount]] = {}
+        self._episode_count = 0
+        self._episode_start = 0
 
     @property
     def capture_nbytes(self) -> int:
@@ -150,6 +162,30 @@ class Producer:
         """Begin an episode."""
         self._enter()
         self._perform(self._schedule.reset())
+        self.raise_failure()
+
+    def end_episode(
+        self, *, episode_return: float | None, terminated: bool, truncated: bool, info: Mapping[str, Any]
+    ) -> None:
+        """Have it decided which clips stay, by the episode whose last step was counted."""
+        self._enter()
+        if self._keeping:
+            episode = Episode(
+                number=self._episode_count,
+                step_count=self._schedule.next_step - self._episode_start,
+                episode_return=None if episode_return is None else float(episode_return),
+                terminated=bool(terminated),
+                truncated=bool(truncated),
+                info=info,
+            )
+            try:
+                self._execute(self._keeping.judge(episode, self._schedule.next_step))
+            except Exception as exc:  # noqa: BLE001 - a rule that fails costs no clip, and not the training.
+                self._trouble("keep.failed", type(exc).__name__, error=str(exc), number=episode.number)
+                self._execute(self._keeping.finish())
+        self._episode_count += 1
+        self._episode_start = self._schedule.next_step
+        self._perform(())
         self.raise_failure()
 
     def start_clip(self, name: str | None, length: int | None) -> None:
@@ -198,6 +234,8 @@ class Producer:
         if not self._closed:
             self._perform(self._schedule.stop_clip())
             self._publish_arrived(wait=True)
+            if self._keeping:
+                self._execute(self._keeping.finish())
             self._tell_waiting_troubles()
             self._closed = True
             self._wake_step = 0
@@ -248,12 +286,15 @@ class Producer:
                 case BeginClip(clip=clip):
                     for stream in self._streams:
                         self._begin(stream, stream.clip(clip))
+                    self._await_verdict(clip)
                 case Capture(request=request):
                     for stream in self._streams:
                         self._capture(stream, stream.request(request))
                 case EndClip(clip=clip, end_step=end_step):
                     for stream in self._streams:
                         self._end(stream.clip(clip), end_step)
+                    if self._keeping:
+                        self._execute(self._keeping.end(clip.clip_index, end_step))
         self._wake_step = 0 if self._on_their_way else self._schedule.wake_step
         if self._failure:
             self._wake_step = 0
@@ -265,6 +306,21 @@ class Producer:
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this clip, not the training.
             self._trouble("backend.failed", type(exc).__name__, error=str(exc))
         self._tell(ClipOpened(account=self._ledger.open(clip, backend=stream.backend.name, fps=stream.fps)))
+
+    def _await_verdict(self, clip: ClipRequest) -> None:
+        if self._keeping:
+            accounts = [self._ledger.account(stream.clip(clip).clip_index) for stream in self._streams]
+            self._undecided[clip.clip_index] = [account for account in accounts if account]
+            for account in self._undecided[clip.clip_index]:
+                account.is_undecided = True
+            self._keeping.begin(clip.clip_index)
+
+    def _execute(self, verdict: Verdict) -> None:
+        for clips, is_unwanted in ((verdict.kept, False), (verdict.discarded, True)):
+            for account in [account for clip in clips for account in self._undecided.pop(clip, ())]:
+                account.is_unwanted = is_unwanted
+                account.is_undecided = False
+                self._tell(ClipJudged(account=account))
 
     def _capture(self, stream: Stream, request: CaptureRequest) -> None:
         account = self._ledger.account(request.clip.clip_index)

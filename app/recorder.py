@@ -177,6 +177,23 @@ class AsyncRecorder:
         if self.producer.held:
             await self._wait_for_room()
 
+    def end_episode(
+        self,
+        *,
+        episode_return: float | None = None,
+        terminated: bool = False,
+        truncated: bool = False,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tell how the episode went whose last step was counted; `keep` decides by that which clips stay.
+
+        Call it after the last `step` of an episode and before `reset`. Without `keep` it does nothing.
+        """
+        self._check_open()
+        self.producer.end_episode(
+            episode_return=episode_return, terminated=terminated, truncated=truncated, info=info or {}
+        )
+
     def start_clip(self, name: str | None = None, *, length: int | None = None) -> None:
         """Open a clip `<prefix>-<name>` with the next step, for `length` steps or until `stop_clip`."""
         self._check_open()
@@ -254,6 +271,7 @@ class AsyncRecorder:
             steps=self.producer.step_count,
             clips_open=len(self._ledger.open_accounts),
             clips_closed=len(self._ledger.closed_clips),
+            clips_discarded=self._ledger.discarded_count,
             frames=self._ledger.counts,
             queue_depth=self.queue.depth,
             queue_depth_high_water=self.queue.depth_high_water,

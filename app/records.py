@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from .clip import Clip, ClipHook, ClipState, Segment, SegmentHook
 from .doorbell import Pulse
-from .encoders.manifest import prune_clips, write_manifest
+from .encoders.manifest import delete_clip, prune_clips, write_manifest
 from .errors import OutputError
 from .ledger import ClipAccount, Ledger
 from .session import SessionLog
@@ -55,12 +55,17 @@ class Records:
         self._progress = progress
         self._keeper = keeper
         self._noted: dict[int, ClipAccount] = {}
+        self._held: set[int] = set()
         self._wake = log.appended
 
     def note(self, account: ClipAccount) -> None:
         """Have a clip's manifest written, with what is known by then."""
         self._noted[account.request.clip_index] = account
         self._wake.beat()
+
+    def holds(self, account: ClipAccount) -> bool:
+        """Whether a clip is whole on disk, and waits for nothing but the decision whether it stays."""
+        return account.is_undecided and account.request.clip_index in self._held
 
     @property
     def are_written(self) -> bool:
@@ -85,7 +90,8 @@ class Records:
         self._call("on_segment_closed", self._hooks.on_segment_closed, account.to_clip(), segment)
 
     async def _write_manifest(self, account: ClipAccount) -> None:
-        if account.state is not ClipState.RECORDING:
+        index = account.request.clip_index
+        if account.state is not ClipState.RECORDING and index not in self._held:
             await self._keeper.write()
             account.snapshots_closed(await self._keeper.close(account))
         clip = account.to_clip()
@@ -94,8 +100,12 @@ class Records:
                 await anyio.to_thread.run_sync(write_manifest, self._folder, clip)
         except OutputError as exc:
             self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=clip.name, error=str(exc))
-        if clip.state is not ClipState.RECORDING and self._ledger.account(account.request.clip_index):
-            await self._finish(account)
+        if clip.state is ClipState.RECORDING or not self._ledger.account(index):
+            return
+        self._held.add(index)
+        if not account.is_undecided:
+            self._held.discard(index)
+            await (self._throw_away(account) if account.is_unwanted else self._finish(account))
 
     async def _finish(self, account: ClipAccount) -> None:
         """Announce a clip whose last manifest is on disk."""
@@ -105,6 +115,17 @@ class Records:
         if self._keep_last_n_clips:
             await self._prune(self._prefixes[clip.stream], self._keep_last_n_clips)
         self._call("on_clip_closed", self._hooks.on_clip_closed, clip)
+
+    async def _throw_away(self, account: ClipAccount) -> None:
+        """Delete the files of a clip that nobody is to hear of."""
+        try:
+            if account.is_named:
+                await anyio.to_thread.run_sync(delete_clip, self._folder, account.name)
+        except OutputError as exc:
+            self._log.trouble("prune.failed", kind=type(exc).__name__, error=str(exc))
+        clip = self._ledger.discard(account)
+        self._settled(account)
+        self._log.info("clip.discarded", clip=clip.name, requested=clip.frames.requested)
 
     def _log_closed(self, clip: Clip) -> None:
         self._log.info(

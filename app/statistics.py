@@ -54,6 +54,8 @@ class Statistics:
     clips_open: int
     """Clips that are being captured, rendered or encoded."""
     clips_closed: int
+    clips_discarded: int
+    """Clips that `keep` did not want."""
     frames: FrameCounts
     queue_depth: int
     """Captures that wait for a worker."""

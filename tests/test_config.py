@@ -42,6 +42,7 @@ WRONG: list[tuple[str, Any]] = [
     ("queue_bytes", "1 GB"),
     ("drop_policy", "sometimes"),
     ("render", "never"),
+    ("keep", "the best"),
     ("block_timeout_s", -1.0),
     ("worker_count", 0),
     ("worker_priority", "highest"),

@@ -114,7 +114,7 @@ def prune_clips(folder: Path, prefix: str, keep: int) -> list[str]:
         closed = [entry.removesuffix(".json") for _, entry in sorted(aged) if _is_closed(folder / entry)]
         doomed = closed[: max(0, len(closed) - keep)]
         for name in doomed:
-            _delete_clip(folder, name, entries)
+            _delete_files(folder, name, entries)
     except OSError as exc:
         raise OutputError(f"clips can't be deleted from {folder}: {exc.strerror or exc}") from exc
     return doomed
@@ -137,7 +137,19 @@ def _is_closed(path: Path) -> bool:
         return False
 
 
-def _delete_clip(folder: Path, name: str, entries: list[str]) -> None:
+def delete_clip(folder: Path, name: str) -> None:
+    """Delete the files of one clip.
+
+    Raises:
+        OutputError: a file can't be deleted; the clip keeps its manifest.
+    """
+    try:
+        _delete_files(folder, name, os.listdir(folder))
+    except OSError as exc:
+        raise OutputError(f"{name} can't be deleted from {folder}: {exc.strerror or exc}") from exc
+
+
+def _delete_files(folder: Path, name: str, entries: list[str]) -> None:
     # The manifest goes last, so that what an error leaves behind is deleted next time.
     for entry in entries:
         if is_file_of(name, entry) and entry != f"{name}.json":

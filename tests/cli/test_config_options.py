@@ -13,7 +13,7 @@ import pytest
 from stepreel import DropPolicy, RecorderConfig, WorkerPriority
 from stepreel.cli.config_options import config_options
 
-FUNCTIONS = {"episode_trigger", "step_trigger"}
+FUNCTIONS = {"episode_trigger", "step_trigger", "keep"}
 
 
 @click.command()
