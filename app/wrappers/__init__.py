@@ -110,12 +110,14 @@ class RecordVideo(
         )
         ClipTaker.__init__(self, arguments)
         self.render_history: list[RenderFrame] = []
+        self._episode_return = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsType, dict[str, Any]]:
         """Reset the environment, and begin a clip where a trigger says so; its first frame is the reset's."""
         observation, info = self.env.reset(seed=seed, options=options)
+        self._episode_return = 0.0
         self._open_recorder()
         self._begin_episode()
         self._pass_step()
@@ -127,7 +129,17 @@ class RecordVideo(
         self.step_id += 1
         self._begin_at_step()
         self._pass_step()
+        if self._arguments.config and self._arguments.config.keep:
+            self._count_reward(*result[1:])
         return result
+
+    def _count_reward(self, reward: SupportsFloat, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
+        """Sum up the episode's rewards, and tell the recorder when it has ended, for the sake of `keep`."""
+        self._episode_return += float(reward)
+        if self._recorder and (terminated or truncated):
+            self._recorder.end_episode(
+                episode_return=self._episode_return, terminated=terminated, truncated=truncated, info=info
+            )
 
     def render(self) -> RenderFrame | list[RenderFrame] | None:
         """Return what the environment renders; of a list, also what the recording has taken out of it."""

@@ -82,6 +82,12 @@ class VideoArguments:
 _DECIDED_HERE = ("video_interval", "step_offset", "episode_trigger", "step_trigger")
 
 
+def refuse_keep(config: RecorderConfig | None) -> None:
+    """Raise `ConfigurationError` where clips were to stay or go by an episode, and several end at different times."""
+    if config and config.keep:
+        raise _conflict("keep", config.keep, "None: the environments' episodes end at different times")
+
+
 def decided_by_the_wrapper(episode_id: int) -> bool:
     """Return False: a wrapper asks its own triggers, and opens its clips by hand."""
     return False

@@ -16,7 +16,7 @@ from ..backends.pixels import copy_pixels
 from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
-from .clip_taker import ClipTaker, VideoArguments
+from .clip_taker import ClipTaker, VideoArguments, refuse_keep
 from .pictures import PictureBackend
 
 __all__ = ["RenderModeError", "VecVideoRecorder"]
@@ -93,6 +93,7 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
         self.record_video_trigger = record_video_trigger
         self.env_indices = _checked(env_indices, venv.num_envs)
         self._pictures = _Pictures(venv, self.env_indices)
+        refuse_keep(config)
         arguments = VideoArguments(
             video_folder=video_folder,
             episode_trigger=None,

@@ -18,7 +18,7 @@ from ..backends.pixels import copy_pixels, tile_pixels
 from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
-from .clip_taker import ClipTaker, VideoArguments
+from .clip_taker import ClipTaker, VideoArguments, refuse_keep
 from .pictures import PictureBackend, check_render_mode, describe
 
 __all__ = ["LastPicture", "RecordVideo"]
@@ -115,6 +115,7 @@ class RecordVideo(
         self._leader = shown[0]
         self._pictures = _Pictures(env, shown, keeps_last=self.autoreset_mode is AutoresetMode.SAME_STEP)
         self._grid = _Grid(self._pictures, video_aspect_ratio)
+        refuse_keep(config)
         arguments = VideoArguments(
             video_folder=video_folder,
             episode_trigger=episode_trigger,

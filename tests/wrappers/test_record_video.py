@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.encoders.manifest import read_manifest
+from stepreel.keep import BestReturn
 from stepreel.wrappers import RecordVideo, clip_taker
 
 from ..recordings import shown_steps
@@ -416,3 +417,28 @@ def test_a_copy_records_clips_of_its_own(output_dir: Path) -> None:
     twin.close()
     env.close()
     assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1], "rl-video-episode-1.mp4": [2]}
+
+
+def test_only_clips_of_the_best_episodes_are_kept(tmp_path: Path) -> None:
+    returns = iter([3, 1, 5, 4])
+
+    class Rewarded(gymnasium.Wrapper[Any, Any, Any, Any]):
+        def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
+            self.left, self.reward = 3, next(returns)
+            return super().reset(**given)
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            self.left -= 1
+            return np.zeros(1), self.reward / 3, self.left == 0, False, {}
+
+    config = RecorderConfig(output_dir=tmp_path / "videos", keep=BestReturn())
+    env = RecordVideo(Rewarded(Film()), str(tmp_path / "videos"), episode_trigger=lambda episode: True, config=config)
+    for _ in range(4):
+        env.reset()
+        for _ in range(3):
+            env.step(0)
+    env.close()
+    assert sorted(path.name for path in tmp_path.glob("videos/*.mp4")) == [
+        "rl-video-episode-0.mp4",
+        "rl-video-episode-2.mp4",
+    ]

@@ -15,8 +15,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from stepreel import Clip, ClipState, ConfigurationError
+from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig
 from stepreel.encoders.manifest import read_manifest
+from stepreel.keep import failed
 from stepreel.wrappers.vector import LastPicture, RecordVideo
 
 from .film import Film, numbers_in
@@ -223,6 +224,7 @@ def test_pictures_of_different_sizes_side_by_side_are_dropped_by_name(output_dir
         ({"env_indices": [0], "record_first_only": True}, "env_indices: got it and record_first_only"),
         ({"video_aspect_ratio": (1, 0)}, "video_aspect_ratio: got (1, 0); allowed: two numbers above 0"),
         ({"video_length": -1}, "video_length: got -1"),
+        ({"config": RecorderConfig(output_dir="videos", keep=failed)}, "config.keep: got <function failed"),
     ],
 )
 def test_arguments_that_can_not_work_are_refused(tmp_path: Path, arguments: dict[str, Any], problem: str) -> None:
