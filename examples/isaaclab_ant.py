@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium
 
 import stepreel
-from stepreel.backends.newton import NewtonBackend
+import stepreel.isaaclab
 
 TASK = "Isaac-Ant-Direct"
 
@@ -58,24 +58,6 @@ def Xform "World"
 """
 
 
-class Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Tells a recorder of every step and every reset."""
-
-    def __init__(self, env: gymnasium.Env[Any, Any], recorder: stepreel.Recorder) -> None:
-        super().__init__(env)
-        self._recorder = recorder
-
-    def reset(self, **kwargs: Any) -> Any:
-        result = self.env.reset(**kwargs)
-        self._recorder.reset()
-        return result
-
-    def step(self, action: Any) -> Any:
-        result = self.env.step(action)
-        self._recorder.step()
-        return result
-
-
 def make_assets(folder: Path) -> None:
     """Write the two files that Isaac Lab would load, and have it look there; before it is imported."""
     ant = folder / "Isaac/Robots/IsaacSim/Ant/ant_instanceable.usd"
@@ -97,21 +79,6 @@ def make_env(num_envs: int, device: str) -> gymnasium.Env[Any, Any]:
     # Without it Newton's model has bodies and no shapes to be seen.
     config.sim.physics.load_visual_shapes = True
     return gymnasium.make(TASK, cfg=config)
-
-
-def newton_backend(env: gymnasium.Env[Any, Any]) -> NewtonBackend:
-    """Return a backend for what the environment simulates."""
-    from isaaclab_newton.physics import NewtonManager
-
-    viewer = env.unwrapped.cfg.viewer  # type: ignore[attr-defined]
-    return NewtonBackend(
-        NewtonManager.get_model(),
-        NewtonManager.get_state_0,
-        eye=viewer.eye,
-        lookat=viewer.lookat,
-        world_spacing=(0.0, 0.0, 0.0),
-        steps_per_second=1.0 / env.unwrapped.step_dt,  # type: ignore[attr-defined]
-    )
 
 
 def train(env: gymnasium.Env[Any, Any], iterations: int, device: str) -> None:
@@ -144,8 +111,8 @@ def main() -> None:
         config = stepreel.RecorderConfig(
             output_dir=args.output_dir, video_length=60, video_interval=160, width=args.width, height=args.height
         )
-        with stepreel.Recorder(config, newton_backend(env)) as recorder:
-            train(Recorded(env, recorder), args.iterations, args.device)
+        with stepreel.isaaclab.attach(env, config):
+            train(env, args.iterations, args.device)
         env.close()
     print(f"Clips are in {args.output_dir}.")
 
