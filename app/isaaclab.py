@@ -15,7 +15,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 import structlog
 
-from .backends.camera import Camera, CameraSource
+from .backends.camera import Camera, CameraSource, Vector, current_camera
 from .backends.isaaclab_scene import (
     active_visualizers,
     base_env,
@@ -29,9 +29,11 @@ from .backends.selection import (
     BackendSource,
     CameraKind,
     Choice,
+    OriginType,
     Physics,
     SceneDescription,
     nearest_worlds,
+    place_camera,
     select_backend,
 )
 from .blocking import Recorder
@@ -135,7 +137,8 @@ def attach(
             what the camera looks at.
         renderer: What draws Newton's picture: "gl", "warp" or "auto".
         env_indices: The environments in a sensor's picture; None: the first.
-        tiles: Rows and columns of a sensor's picture.
+        tiles: Rows and columns of the picture, each tile with an environment of its own; of Newton's picture those of
+            `visible_worlds`, else the first, seen from the same place beside each.
         depth_range: Distances at the ends of the colours of a sensor's depth [m].
         on_clip_closed: As of `Recorder`.
         on_segment_closed: As of `Recorder`.
@@ -340,11 +343,23 @@ def _make_newton_backend(base: Any, scene: SceneDescription, choice: Choice, wis
     from .backends.newton import NewtonBackend
 
     simulation = find_newton(base)
+    camera = _camera(base, choice, wishes)
+    if wishes.tiles is not None:
+        return NewtonBackend(
+            simulation.get_model,
+            simulation.get_state,
+            camera=_seen_from(camera, _origin_of_view(scene, choice, wishes)),
+            visible_worlds=wishes.visible_worlds,
+            tiles=wishes.tiles,
+            world_origins=scene.env_origins,
+            renderer=wishes.renderer,
+            steps_per_second=steps_per_second(base),
+        )
     return NewtonBackend(
-        simulation.model,
+        simulation.get_model,
         simulation.get_state,
-        camera=_camera(base, choice, wishes),
-        visible_worlds=_visible_worlds(scene, choice, wishes),
+        camera=camera,
+        visible_worlds=_visible_worlds(scene, choice, wishes, camera),
         world_spacing=(0.0, 0.0, 0.0),  # Environments stand apart already.
         renderer=wishes.renderer,
         steps_per_second=steps_per_second(base),
@@ -363,19 +378,35 @@ def _visualizer(base: Any, choice: Choice) -> Any:
     return active_visualizers(base.sim)[choice.visualizer]
 
 
-def _visible_worlds(scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Sequence[int] | None:
+def _visible_worlds(
+    scene: SceneDescription, choice: Choice, wishes: _Wishes, camera: CameraSource
+) -> Sequence[int] | None:
     if wishes.visible_worlds is not None:
         return wishes.visible_worlds
     shown = None if choice.visualizer is None else scene.visualizers[choice.visualizer].visible_worlds
     if shown is not None:
         return shown
-    assert choice.camera is not None
-    middle = choice.camera.camera.lookat
-    if isinstance(wishes.camera, Camera):
-        middle = wishes.camera.lookat
-    elif wishes.camera is None and choice.camera.kind is CameraKind.ASSET:
-        middle = scene.env_origins[choice.camera.viewpoint.env_index]
-    return nearest_worlds(scene.env_origins, middle, _DEFAULT_WORLD_COUNT) or None
+    return nearest_worlds(scene.env_origins, current_camera(camera).lookat, _DEFAULT_WORLD_COUNT) or None
+
+
+def _origin_of_view(scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Vector:
+    """Return the origin of the environment that a camera belongs to [m], as every tile shows another one from it."""
+    if wishes.camera is not None or choice.camera is None:
+        return 0.0, 0.0, 0.0
+    viewpoint = choice.camera.viewpoint
+    if choice.camera.kind is CameraKind.VISUALIZER:
+        (nearest,) = nearest_worlds(scene.env_origins, choice.camera.camera.lookat, 1)
+        return scene.env_origins[nearest]
+    # A view of the world is one of an environment that stands in its middle.
+    return (0.0, 0.0, 0.0) if viewpoint.origin_type is OriginType.WORLD else scene.env_origins[viewpoint.env_index]
+
+
+def _seen_from(camera: CameraSource, origin: Vector) -> CameraSource:
+    """Return `camera` relative to `origin` [m]."""
+    x, y, z = origin
+    if isinstance(camera, Camera):
+        return place_camera(camera, (-x, -y, -z))
+    return lambda: place_camera(camera(), (-x, -y, -z))
 
 
 def _with_size(config: RecorderConfig, choices: Any) -> RecorderConfig:

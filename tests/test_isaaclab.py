@@ -260,6 +260,34 @@ def test_the_worlds_in_the_picture_are_those_that_the_visualizer_shows(env: Isaa
     assert source_of(output_dir)["visible_worlds"] == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("viewer", "visualizer", "eye"),
+    [
+        ({"eye": (2.0, 0.0, 1.0)}, False, (2.0, 0.0, 1.0)),
+        ({"eye": (2.0, 0.0, 1.0), "origin_type": "env", "env_index": 2}, False, (2.0, 0.0, 1.0)),
+        ({"eye": (2.0, 0.0, 1.0), "origin_type": "asset_root", "asset_name": "robot"}, False, (2.0, 0.0, 1.5)),
+        ({}, True, (4.0 - SPACING, -4.0, 3.0)),
+    ],
+)
+def test_each_tile_is_seen_from_the_same_place_beside_its_environment(
+    monkeypatch: pytest.MonkeyPatch, output_dir: Path, viewer: dict[str, Any], visualizer: bool, eye: Any
+) -> None:
+    env = IsaacEnv(**viewer)
+    install_newton_manager(monkeypatch, env)
+    if visualizer:
+        env.sim.visualizers.append(GlVisualizer())
+        x, y, z = SPACING + 0.1, 0.0, 0.0
+        yaw = math.degrees(math.atan2(y + 4.0, x - 4.0))
+        pitch = math.degrees(math.asin((z - 3.0) / math.dist((x, y, z), (4.0, -4.0, 3.0))))
+        env.sim.visualizers[0].cfg.lookat = (x, y, z)
+        env.sim.visualizers[0].camera.yaw, env.sim.visualizers[0].camera.pitch = yaw, pitch  # type: ignore[attr-defined]
+    with attach(env, config_of(output_dir), tiles=(1, 3)):
+        pass
+    source = source_of(output_dir)
+    assert source["tiles"] == [1, 3]
+    assert source["camera"]["eye"] == pytest.approx(eye)
+
+
 def test_an_asset_is_followed_in_the_world_it_is_in(monkeypatch: pytest.MonkeyPatch, output_dir: Path) -> None:
     env = IsaacEnv(
         20, origin_type="asset_root", asset_name="robot", env_index=19, eye=(2.0, 2.0, 2.0), resolution=(WIDTH, HEIGHT)
@@ -536,6 +564,13 @@ def test_a_model_built_without_visual_shapes_is_refused_with_the_setting_that_he
     with pytest.raises(BackendError, match=r"none among the 3 .*load_visual_shapes = True"):
         attach(env, config_of(output_dir))
     assert not {"step", "reset", "close"} & set(vars(env)), "nothing is hooked"
+
+
+def test_a_model_that_a_hard_reset_made_is_the_one_that_is_recorded(env: IsaacEnv) -> None:
+    simulation = find_newton(env)
+    assert simulation.get_model() is env.model
+    env.model = IsaacEnv(2).model
+    assert simulation.get_model() is env.model
 
 
 def test_a_simulation_without_a_model_yet_is_refused(env: IsaacEnv) -> None:

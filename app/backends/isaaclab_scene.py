@@ -186,9 +186,9 @@ class _Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewtonSimulation:
-    """What `NewtonBackend` needs of an environment."""
+    """What `NewtonBackend` needs of an environment; a hard reset of the simulation makes another model."""
 
-    model: Any
+    get_model: Callable[[], Any]
     get_state: Callable[[], Any]
 
 
@@ -211,7 +211,7 @@ def find_newton(base: Any) -> NewtonSimulation:
             sim.forward()
         return manager.get_state_0()
 
-    return NewtonSimulation(model=model, get_state=get_state)
+    return NewtonSimulation(get_model=manager.get_model, get_state=get_state)
 
 
 def _check_visible(model: Any) -> None:
