@@ -12,6 +12,7 @@ LEROBOT := 'lerobot>=0.4.4' 'av<16' click gymnasium psutil
 ISAACLAB := warp-lang==1.17.0 'moviepy<2' lazy_loader scipy requests gymnasium psutil click
 GRAPHICS := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+BROWSER := chromium
 HAS_GRAPHICS := import ctypes; [ctypes.CDLL(name) for name in ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")]
 
 # setuptools warns of every editable installation that folders could shadow it; quiet should be quiet.
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-integrations examples lint format types check faults
-.PHONY: bench bench-peers lerobot isaaclab install graphics wheel clean
+.PHONY: bench bench-peers lerobot isaaclab install graphics browser wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +31,7 @@ help: ## Show this list
 demo: graphics $(VENV)/installed-newton ## Train a small policy on a Newton simulation and record it (ARGS="--help" for more)
 	$(BIN)/stepreel demo $(ARGS)
 
-test: graphics $(VENV)/installed-dev ## Run the tests (ARGS="-k name" and the like go to pytest)
+test: graphics browser $(VENV)/installed-dev ## Run the tests (ARGS="-k name" and the like go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types test ## All of it: lint, types and tests
@@ -163,3 +164,12 @@ graphics: | $(BIN)/pip
 	    echo "Install them for faster and better pictures: sudo apt-get install $(GRAPHICS)"; \
 	    echo "Going on without: Newton simulations are drawn by the Warp ray tracer."; \
 	  fi; }
+
+# The gallery's page is tested in a real browser; without one those tests fail.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "A browser for the tests of the gallery is missing."; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BROWSER); \
+	  then echo "Installed it: $(BROWSER)"; \
+	  else echo "Install it: sudo apt-get install $(BROWSER)"; fi; }

@@ -50,7 +50,8 @@
   function load(video, file, seconds, goes) {
     video.dataset.file = file[0];
     video.dataset.base = file[1];
-    video.src = file[0];
+    // A file that grows is another one each time, which a browser's cache does not know.
+    video.src = isLive && file[0].endsWith(".part") ? `${file[0]}?${Date.now()}` : file[0];
     video.addEventListener("loadedmetadata", () => { if (seconds > 0) video.currentTime = seconds; }, { once: true });
     if (goes) video.play().catch(() => {});
   }
@@ -81,25 +82,34 @@
   function goOn(card, video) {
     const files = playlistOf(card).files;
     const place = files.findIndex((one) => one[0] === video.dataset.file);
-    const next = files[place + 1];
-    if (place >= 0 && next) return load(video, next, 0, true);
-    if (isLive && video.dataset.file.endsWith(".part")) video.dataset.waits = String(video.currentTime);
+    if (place < 0) return move(card, video);
+    if (files[place + 1]) return load(video, files[place + 1], 0, true);
+    if (isLive && video.dataset.file.endsWith(".part")) wait(card, video);
+  }
+
+  function retry(card, video) {
+    if (!isLive || !video.dataset.file) return;
+    if (playlistOf(card).files.some((one) => one[0] === video.dataset.file)) wait(card, video);
+    else move(card, video);
   }
 
   // A segment that was closed meanwhile has another name.
-  function retry(card, video) {
-    if (!isLive || !video.dataset.file) return;
+  function move(card, video) {
+    const file = playlistOf(card).files.find((one) => one[1] === Number(video.dataset.base));
+    if (file) load(video, file, Number(video.dataset.waits || video.currentTime || 0), true);
+  }
+
+  function wait(card, video) {
     video.dataset.waits = String(video.currentTime || 0);
+    video.dataset.waitsFor = card.dataset.clip + card.dataset.version;
   }
 
   function wake(card) {
     const video = card.querySelector("video");
     if (!video || video.dataset.waits === undefined) return;
-    const file = playlistOf(card).files.find((one) => one[1] === Number(video.dataset.base));
-    if (!file) return;
-    const seconds = Number(video.dataset.waits);
+    if (video.dataset.waitsFor === card.dataset.clip + card.dataset.version) return;
+    move(card, video);
     delete video.dataset.waits;
-    load(video, file, seconds, true);
   }
 
   // Pointing at a strip or a timeline

@@ -271,7 +271,7 @@ def _run(shelf: Shelf) -> str:
 
 def _lead(shelf: Shelf) -> str:
     session = shelf.session
-    parts = [attribute(session[key]) for key in ("backend", "codec") if isinstance(session.get(key), str)]
+    parts = [attribute(name) for name in (_backends(session), session.get("codec")) if name and isinstance(name, str)]
     started = _time_of(session.get("started_at"))
     parts += [f"started {started:%Y-%m-%d %H:%M} UTC"] if started else []
     if shelf.is_recording:
@@ -283,6 +283,15 @@ def _lead(shelf: Shelf) -> str:
     else:
         return _DOT.join(parts)
     return f'<span class="state {state}">{words}</span> ' + _DOT.join(parts)
+
+
+def _backends(session: Mapping[str, Any]) -> str:
+    """Return the names of the backends of a run's streams, each once."""
+    streams = session.get("streams")
+    found = (
+        [one.get("backend") for one in streams.values() if isinstance(one, dict)] if isinstance(streams, dict) else []
+    )
+    return ", ".join(dict.fromkeys(name for name in found if isinstance(name, str)))
 
 
 def _time_of(value: object) -> datetime | None:

@@ -33,7 +33,7 @@ _KEYS = {"Tab": 9, "Enter": 13, " ": 32}
 def chromium() -> str:
     """Return the path of the browser; without one a test can't tell, and fails."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert found, "these tests need Chromium: apt-get install chromium, or `make browser`"
+    assert found, "these tests need Chromium: apt-get install chromium"
     return found
 
 
@@ -99,14 +99,13 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, condition: str) -> Any:
-        """Return the value of an expression once it is true: looked at with each picture that the page draws."""
+    def wait_for(self, condition: str) -> None:
+        """Return once an expression is true."""
         deadline = time.monotonic() + _TIMEOUT_S
         while True:
-            value = self.run(f"new Promise(done => setTimeout(() => done({condition}), 20))")
-            if value:
-                return value
-            assert time.monotonic() < deadline, f"it did not happen: {condition}"
+            if self.run(f"new Promise(done => setTimeout(() => done(Boolean({condition})), 20))"):
+                return
+            assert time.monotonic() < deadline, f"it did not happen: {condition}; {self.complaints()}"
 
     def press(self, key: str) -> None:
         """Press and release a key, wherever the focus is."""

@@ -118,7 +118,13 @@ def test_hostile_names_and_values_are_text(tmp_path: Path) -> None:
     name = "x' onmouseover=alert(1) <b>&amp;<script>alert(2)<"
     (tmp_path / f"{name}.json").write_text(manifest_of(name, stream=EVIL[:200], backend=EVIL, codec=EVIL))
     (tmp_path / f"{name}.mp4").write_bytes(b"none")
-    session = {"backend": EVIL, "codec": EVIL, EVIL: {EVIL: [EVIL]}, "started_at": EVIL, "ended_at": EVIL}
+    session = {
+        "streams": {EVIL: {"backend": EVIL}, "b": 3},
+        "codec": EVIL,
+        EVIL: {EVIL: [EVIL]},
+        "started_at": EVIL,
+        "ended_at": EVIL,
+    }
     (tmp_path / "session.json").write_text(json.dumps(session))
     line = {"event": EVIL, "level": "warning", "timestamp": EVIL, EVIL: EVIL, "a": "\x1b[31m\u202e"}
     (tmp_path / "session.jsonl").write_text(json.dumps(line) + "\n")
