@@ -222,6 +222,35 @@ def has_steps(part: Path, count: int) -> bool:
     return part.read_bytes().count(b"steps/") >= count
 
 
+def test_recover_lists_snapshots_that_no_manifest_tells_of_yet(output_dir: Path) -> None:
+    (clip,) = record(later(output_dir), SyntheticBackend(snapshot=True), 20)
+    assert clip.snapshots
+    manifest = output_dir / f"{clip.name}.json"
+    manifest.write_bytes(b"")  # The name was reserved, and the process killed before it wrote more.
+    file = output_dir / clip.snapshots.file
+    for name in (f"{file.name}.part", file.name):
+        file.rename(output_dir / name)
+        manifest.write_bytes(b"")
+        (mended,) = recover(output_dir).mended
+        assert mended.clip.state is ClipState.UNRENDERED
+        assert mended.clip.missing_steps == ((0, 19),)
+        assert read_manifest(manifest).snapshots == clip.snapshots
+        assert recover(output_dir).mended == ()
+    assert render_clip(output_dir, clip.name).drawn == 20
+
+
+def test_recover_leaves_snapshots_of_another_clip_as_they_are(output_dir: Path) -> None:
+    (clip,) = record(later(output_dir), SyntheticBackend(snapshot=True), 20)
+    assert clip.snapshots
+    other = output_dir / "other.snapshots.npz"
+    (output_dir / clip.snapshots.file).rename(other)
+    (output_dir / "other.json").write_bytes(b"")
+    (output_dir / f"{clip.name}.json").unlink()
+    (problem,) = recover(output_dir).problems
+    assert "holds snapshots of" in problem
+    assert other.exists()
+
+
 def test_pictures_can_not_be_kept_for_later(output_dir: Path) -> None:
     with pytest.raises(ConfigurationError, match="render"):
         Recorder(later(output_dir), SyntheticBackend())

@@ -16,6 +16,7 @@ from .files import PART_SUFFIX
 from .manifest import MAX_STEPS
 from .salvage import Tally, measure
 from .segment_reader import ends_before_first_frame
+from .snapshot_file import SnapshotsAbout
 
 _REFUND_ORDER = (
     DropCause.NOT_RENDERED,
@@ -280,10 +281,36 @@ def _settled(before: Clip, shown: list[int]) -> Clip:
     return replace(before, frames=frames, missing_steps=to_ranges(lost, stride))
 
 
+def clip_of_snapshots(about: SnapshotsAbout) -> Clip:
+    """Return what a file of snapshots tells of a clip that has no manifest yet."""
+    return Clip(
+        name=about.clip,
+        stream="",
+        backend=about.kind,
+        state=ClipState.RECORDING,
+        start_step=about.start_step,
+        end_step=None,
+        frame_stride=about.frame_stride,
+        fps=float(about.fps),
+        width=None,
+        height=None,
+        codec=None,
+        frames=FrameCounts(),
+        missing_steps=(),
+        segments=(),
+    )
+
+
 def with_snapshots(clip: Clip, snapshots: SnapshotFile, kept: Sequence[int]) -> Clip:
-    """Return a clip that was mended with its snapshots listed, of the steps `kept`, and books that balance."""
+    """Return a clip that was mended with its snapshots listed, of the steps `kept`, and books that balance.
+
+    Raises:
+        UnmendableError: they are not its snapshots.
+    """
     stride = clip.frame_stride
     check_size(clip)
+    if any(step < clip.start_step or (step - clip.start_step) % stride for step in kept):
+        raise UnmendableError(f"{snapshots.file} can't be listed: its steps are not those of {clip.name}")
     missing = steps_in(clip.missing_steps, stride)
     shown = {step for one in clip.segments for step in range(one.first_step, one.last_step + 1, stride)}
     unknown = set(kept) - missing - shown

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import av
 
-from ..clip import Clip, ClipState, Segment
+from ..clip import Clip, ClipState, Segment, SnapshotFile
 from ..errors import EncodeError, OutputError
 from .files import PART_SUFFIX, open_ordinary
 from .folder_lock import LOCK_FILE, FolderLock
 from .manifest import RECORDS, read_manifest, write_manifest
-from .mending import ClipReview, Plan, UnmendableError, with_snapshots
+from .mending import ClipReview, Plan, UnmendableError, clip_of_snapshots, with_snapshots
 from .salvage import salvage
 from .segment_reader import open_segment
-from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, salvage_snapshots
+from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, measure_snapshots, salvage_snapshots
 
 _ORPHAN_S = 3.0
 """A worker whose training was killed closes its segments first; by then it is gone."""
@@ -130,8 +130,7 @@ class _FolderMending:
         for name, files in self._clips().items():
             try:
                 self._mend(name, files)
-                if f"{name}{SNAPSHOTS_SUFFIX}{PART_SUFFIX}" in self._entries:
-                    self._close_snapshots(name)
+                self._mend_snapshots(name)
             except (UnmendableError, OutputError, EncodeError) as exc:
                 self._problems.append(str(exc))
         for entry in self._entries:
@@ -172,7 +171,7 @@ class _FolderMending:
     def _mend(self, name: str, files: list[str]) -> None:
         manifest, is_stale = self._manifest(name, files)
         if manifest is None and not files:
-            if is_stale and _is_clip_name(name, self._folder):
+            if is_stale and _is_clip_name(name, self._folder) and not self._snapshots_of(name):
                 self._remove_leftover(f"{name}.json")  # The name was reserved, and nothing came after.
             return
         draft = f"{name}.json{PART_SUFFIX}"
@@ -224,21 +223,43 @@ class _FolderMending:
             if f"{name}.json" in self._entries:
                 self._remove_leftover(f"{name}.json")
 
-    def _close_snapshots(self, name: str) -> None:
+    def _snapshots_of(self, name: str) -> str | None:
+        """Return the name of a clip's file of snapshots, closed or open."""
+        closed = f"{name}{SNAPSHOTS_SUFFIX}"
+        return next((entry for entry in (closed + PART_SUFFIX, closed) if entry in self._entries), None)
+
+    def _mend_snapshots(self, name: str) -> None:
         """Close the file of snapshots that a killed process left open, and have the manifest list it."""
-        part = f"{name}{SNAPSHOTS_SUFFIX}{PART_SUFFIX}"
-        if self._dry_run:
-            clip = read_manifest(self._folder / f"{name}.json")
-            self._note_mended(clip, f"{part} is to be closed")
+        file = self._snapshots_of(name)
+        if file is None:
             return
-        snapshots = salvage_snapshots(self._folder, part)
-        if snapshots is None:
-            self._removed.append(part)
-            return
+        path = self._folder / f"{name}.json"
+        before = None if _is_blank(path) else read_manifest(path)
+        if not file.endswith(PART_SUFFIX):
+            if before is None or before.snapshots is None:  # Interrupted after it was closed.
+                self._list_snapshots(before, measure_snapshots(self._folder / file), f"{file} listed")
+        elif self._dry_run:
+            if before:
+                self._note_mended(before, f"{file} is to be closed")
+        elif snapshots := salvage_snapshots(self._folder, file):
+            told = f"{file} closed as {snapshots.file}: {snapshots.frames} snapshots, for stepreel render"
+            self._list_snapshots(before, snapshots, told)
+        else:
+            self._removed.append(file)
+            if before is None:
+                self._remove_leftover(path.name)
+
+    def _list_snapshots(self, before: Clip | None, snapshots: SnapshotFile, action: str) -> None:
         with SnapshotReader(self._folder / snapshots.file) as reader:
-            clip = with_snapshots(read_manifest(self._folder / f"{name}.json"), snapshots, reader.steps)
-        write_manifest(self._folder, clip)
-        self._note_mended(clip, f"{part} closed as {snapshots.file}: {snapshots.frames} snapshots, for stepreel render")
+            told, steps = clip_of_snapshots(reader.about), reader.steps
+        if f"{told.name}{SNAPSHOTS_SUFFIX}" != snapshots.file:
+            raise OutputError(
+                f"{self._folder / snapshots.file} holds the snapshots of {told.name!r}; it is left as it is"
+            )
+        clip = with_snapshots(before or told, snapshots, steps)
+        if not self._dry_run:
+            write_manifest(self._folder, clip)
+        self._note_mended(clip, action)
 
     def _note_mended(self, clip: Clip, action: str) -> None:
         earlier = [one for one in self._mended if one.clip.name == clip.name]

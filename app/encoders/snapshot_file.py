@@ -223,14 +223,22 @@ def salvage_snapshots(folder: Path, part_name: str) -> SnapshotFile | None:
         if count and os.path.lexists(final):
             raise OutputError(f"{part} can't be closed: {final.name} is there; move it away")
         if count:
-            os.replace(draft, final)
-        part.unlink()
+            os.replace(draft, part)  # Whoever is interrupted here finds a part with the same members.
+            os.rename(part, final)
+        else:
+            part.unlink()
         sync_folder(folder)
     except OSError as exc:
         raise OutputError(f"{part} can't be closed: {exc.strerror or exc}") from exc
     finally:
         draft.unlink(missing_ok=True)
     return SnapshotFile(file=final.name, frames=count, nbytes=nbytes) if count else None
+
+
+def measure_snapshots(path: Path) -> SnapshotFile:
+    """Return what a closed snapshot file holds. Raises `OutputError` where it can't be read."""
+    with SnapshotReader(path) as reader:
+        return SnapshotFile(file=path.name, frames=len(reader.steps), nbytes=os.lstat(path).st_size)
 
 
 def _whole_members(data: bytes) -> Iterator[tuple[str, memoryview]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from stepreel.backends.synthetic import read_step
 
@@ -204,8 +205,25 @@ def check_clip(clip: ClipEvidence, folder: Path) -> None:
         require(asked <= grid, f"{name}: steps beside the clip's grid")
         # Nothing in the harness pauses a recorder, so every step of the span was asked for.
         require(asked == grid, f"{name}: {len(grid - asked)} steps are neither shown nor missing")
-    expected = "failed" if not shown else "incomplete" if missing else "complete"
+    kept = check_snapshots(clip, folder, set(missing))
+    expected = ("unrendered" if kept else "failed") if not shown else "incomplete" if missing else "complete"
     require(clip.state in (expected, "recovered"), f"{name}: {clip.state}, {frames}")
+
+
+def check_snapshots(clip: ClipEvidence, folder: Path, missing: set[int]) -> int:
+    """Return how many snapshots of the clip are kept: of steps that it lacks, each of them whole."""
+    said = clip.manifest.get("snapshots")
+    path = folder / f"{clip.name}.snapshots.npz"
+    require(path.exists() == bool(said), f"{path.name}: the manifest says {said}, and it is there: {path.exists()}")
+    if not said:
+        return 0
+    with np.load(path, allow_pickle=False) as members:
+        steps = {int(name.removeprefix("steps/")) for name in members.files if name.startswith("steps/")}
+        require(all(members[f"steps/{step}"].size for step in steps), f"{path.name}: a snapshot is empty")
+    require(steps <= missing, f"{path.name}: steps {sorted(steps - missing)[:5]} are not missing")
+    require((said["file"], said["frames"]) == (path.name, len(steps)), f"{path.name}: {len(steps)} steps, not {said}")
+    require(said["bytes"] == path.stat().st_size, f"{path.name}: {path.stat().st_size} bytes, not {said}")
+    return len(steps)
 
 
 def check_done(folder: Path, every: int = 1) -> list[ClipEvidence]:
@@ -232,7 +250,7 @@ def left_overs(folder: Path) -> list[str]:
     """Names of files that are neither a clip's nor the session's."""
     known = {"session.json", "session.jsonl"}
     entries = {path.name for path in folder.iterdir()} - known
-    return sorted(name for name in entries if not name.endswith((".mp4", ".json")))
+    return sorted(name for name in entries if not name.endswith((".mp4", ".json", ".snapshots.npz")))
 
 
 def expand(spans: Iterable[list[int]], stride: int) -> list[int]:

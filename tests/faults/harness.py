@@ -216,9 +216,6 @@ class Try:
 
     def recover_nothing(self) -> None:
         """Where nothing was killed, `recover` finds nothing to do."""
-        if not has_recover():
-            self.notes.append("recover: not there")
-            return
         before = evidence.fingerprint(self.folder)
         status, output = self.command("recover", str(self.folder))
         require(status == 0, f"recover, with nothing to mend, exits {status}: {output[-2000:]}")
@@ -227,9 +224,6 @@ class Try:
 
     def recover(self) -> int:
         """Mend the folder twice: the second time there is nothing to do. Returns the first exit status."""
-        if not has_recover():
-            self.notes.append("recover: not there")
-            return -1
         before = {clip.name: clip.steps for clip in evidence.look(self.folder)}
         status, output = self.command("recover", str(self.folder))
         require(status in (0, 3), f"recover exits {status}: {output[-2000:]}")
@@ -245,6 +239,11 @@ class Try:
         if clips:
             self._inspect()
         return status
+
+    def render(self) -> None:
+        """Draw the snapshots that were kept."""
+        status, output = self.command("render", str(self.folder))
+        require(status == 0, f"render exits {status}: {output[-2000:]}")
 
     def _inspect(self) -> None:
         """See that `inspect` is content with what was found to be right. Now and then: a program's start is dear."""
@@ -376,9 +375,10 @@ def keep_mounts_private() -> None:
 
 
 @cache
-def has_recover() -> bool:
+def has_command(name: str) -> bool:
+    """Return whether there is such a command of `stepreel`."""
     run = subprocess.run(
-        [sys.executable, "-m", "stepreel.cli", "recover", "--help"], cwd=ROOT, capture_output=True, check=False
+        [sys.executable, "-m", "stepreel.cli", name, "--help"], cwd=ROOT, capture_output=True, check=False
     )
     return run.returncode == 0
 

@@ -161,6 +161,28 @@ def _interrupt(desk: Desk, config: dict[str, Any], delay_s: float) -> Recorder:
 
 
 @program
+def interrupted_at(desk: Desk, *, place: int, closing: bool) -> None:
+    """Is interrupted at one instruction: of taking steps, or of closing; then closes, as a `with` block does."""
+    from ..interruptions import Interruption
+
+    before = Holdings.now()
+    config = {"video_length": 4, "video_interval": 4, "fps": 30, "queue_depth": 2}
+    backend = SyntheticBackend(width=64, height=48, snapshot=True, render_delay_s=0.003)
+    interruption = Interruption(place)
+    recorder = desk.recorder(config, backend)
+    recorder.__enter__()
+    desk.opened()
+    if closing:
+        desk.train(recorder, 10, period_s=0.0)
+        interruption.run(recorder.close)
+    else:
+        interruption.run(lambda: desk.train(recorder, 10, period_s=0.0, note_every=0))
+    recorder.close()
+    desk.summarize(recorder, came=interruption.came)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
 def odd_frames(desk: Desk, *, seed: int, steps: int) -> None:
     """Records an environment that draws all sorts of things, and tells which steps must be seen."""
     from .environments import OddFrames

@@ -69,8 +69,13 @@ def settle(one: Try, summary: dict[str, Any]) -> list[ClipEvidence]:
     return clips
 
 
-def closed_files(folder: Path) -> dict[str, str]:
-    return {name: print_ for name, print_ in evidence.fingerprint(folder).items() if name.endswith(".mp4")}
+def goes_on(one: Try, training: Training, causes: set[str]) -> dict[str, Any]:
+    """Have the next clips recorded, now that the disk is well again, and the training end; return its summary."""
+    wait_for_clips(training, 2)
+    summary = end(one, training)
+    check_causes(summary, causes)
+    settle(one, summary)
+    return summary
 
 
 @row("The disk fills up: training goes on, frames are dropped as disk_full, and with room again clips are recorded.")
@@ -83,12 +88,9 @@ def full_disk(one: Try) -> int:
             wait_for_drops(training)
         finally:
             ballast.unlink()
-        wait_for_clips(training, 2)
-        summary = end(one, training)
-        dropped = check_causes(summary, _WRITE_CAUSES)
+        summary = goes_on(one, training, _WRITE_CAUSES)
         require(summary["dropped"].get("disk_full"), f"not called disk_full: {summary['dropped']}")
-        settle(one, summary)
-        return dropped
+        return dropped_in(summary)
 
 
 def _fill(ballast: Path) -> None:
@@ -112,11 +114,7 @@ def file_size_limit(one: Try) -> int:
     wait_for_drops(training)
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before[pid])
-    wait_for_clips(training, 2)
-    summary = end(one, training)
-    dropped = check_causes(summary, {"disk_full"})
-    settle(one, summary)
-    return dropped
+    return dropped_in(goes_on(one, training, {"disk_full"}))
 
 
 @row("The folder becomes read-only: training goes on, frames are encode_failed; writable again, clips are recorded.")
@@ -127,11 +125,7 @@ def read_only_folder(one: Try) -> int:
         disk.allow_changes(allowed=False)
         wait_for_drops(training)
         disk.allow_changes(allowed=True)
-        wait_for_clips(training, 2)
-        summary = end(one, training)
-        dropped = check_causes(summary, {"encode_failed"})
-        settle(one, summary)
-        return dropped
+        return dropped_in(goes_on(one, training, {"encode_failed"}))
 
 
 @row("The folder is deleted: training goes on, frames are encode_failed; with the folder back, clips are recorded.")
@@ -223,8 +217,4 @@ def free_space_floor(one: Try) -> int:
             require(free > 2**18, f"only {free} bytes were left free")
         finally:
             ballast.unlink()
-        wait_for_clips(training, 2)
-        summary = end(one, training)
-        dropped = check_causes(summary, {"disk_full"})
-        settle(one, summary)
-        return dropped
+        return dropped_in(goes_on(one, training, {"disk_full"}))

@@ -10,7 +10,7 @@ from .. import evidence
 from ..evidence import dropped_in, require
 from ..harness import Training, Try
 from ..matrix import row
-from .kills import lost_frames
+from .kills import lost_frames, start, worker_finishes
 
 CONFIG: dict[str, Any] = {"fps": 30, "video_length": 25, "video_interval": 25, "segment_s": 0.3}
 
@@ -34,16 +34,10 @@ def everything_finished(one: Try, training: Training, *, status: int) -> int:
 
 @row("SIGTERM, where the program doesn't handle it, is like a kill: the worker closes its segments and goes.")
 def sigterm(one: Try) -> int:
-    training = one.start(config=CONFIG)
-    training.wait_open()
-    time.sleep(one.random.uniform(0.0, 0.5))
+    training = start(one, CONFIG)
     training.send(signal.SIGTERM)
     require(training.wait() == -signal.SIGTERM, "the training outlived SIGTERM")
-    one.nothing_runs()
-    loss = lost_frames(one, training, CONFIG)
-    require(loss == 0, f"{loss} frames that were encoded are gone, though the worker lived on")
-    one.recover()
-    return loss
+    return worker_finishes(one, training, CONFIG)
 
 
 @row("One Ctrl-C: the training stops, and everything captured until then is finished.")
@@ -75,6 +69,22 @@ def sigint_at_any_instruction(one: Try) -> int:
     require(shown == sum(len(clip.steps) for clip in clips), f"{shown} called encoded, not as many in the files")
     one.nothing_held(training)
     return lost
+
+
+@row("Ctrl-C at a chosen instruction, of a step or of closing: closing ends, and every step is accounted for.")
+def interrupted_at_an_instruction(one: Try) -> int:
+    closing = one.random.random() < 0.3
+    place = one.random.randrange(150 if closing else 2500)
+    one.notes.append(f"at place {place} of {'closing' if closing else 'taking steps'}")
+    training = one.start("interrupted_at", place=place, closing=closing)
+    training.end_well()
+    one.nothing_runs()
+    one.nothing_held(training)
+    summary = one.accounts(training, evidence.check_done(one.folder))
+    causes = {"queue_full", "closed", "capture_failed"}
+    require(set(summary["dropped"]) <= causes, f"dropped for other causes: {summary['dropped']}")
+    one.recover_nothing()
+    return sum(count for cause, count in dict(summary["dropped"]).items() if cause != "queue_full")
 
 
 @row("A second Ctrl-C while clips are finished: what no worker has begun is dropped as closed, files are whole.")
@@ -114,11 +124,7 @@ def sys_exit(one: Try) -> int:
 def os_exit(one: Try) -> int:
     training = one.start(config=CONFIG, ending="os_exit", ending_step=one.random.randint(1, 150))
     require(training.wait() == 8, "os._exit was not the end")
-    one.nothing_runs()
-    loss = lost_frames(one, training, CONFIG)
-    require(loss == 0, f"{loss} frames that were encoded are gone, though the worker lived on")
-    one.recover()
-    return loss
+    return worker_finishes(one, training, CONFIG)
 
 
 @row("A program that ends without closing its recorder ends, and loses no more than a killed one.")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from .. import evidence
 from ..evidence import require
-from ..harness import Try, has_recover
+from ..harness import Try, has_command
 from ..matrix import row
 
 _TIMEOUT_S = 30.0
@@ -31,6 +32,8 @@ def _record(one: Try) -> None:
     for pid in [training.pid, *training.workers()]:
         os.kill(pid, 9)
     training.wait()
+    later = {"fps": 30, "name_prefix": "later", "video_length": 5, "video_interval": 5, "render": "later"}
+    one.start(config=later, backend={"snapshot": True}, steps=10).end_well()
     one.nothing_runs()
 
 
@@ -129,13 +132,19 @@ def _huge_video(folder: Path, chance: random.Random) -> None:
         file.truncate(20 * 2**30)
 
 
-def _pickle(folder: Path, chance: random.Random) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.system, (f"touch '{folder.parent / 'exploded'}'",)
+class _Bomb:
+    """Makes a file outside of the folder when it is unpickled."""
 
+    def __init__(self, folder: Path) -> None:
+        self._target = folder.parent / "exploded"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self._target}'",)
+
+
+def _pickle(folder: Path, chance: random.Random) -> None:
     for path in (folder / "rl-video-step-900.json", folder / "session.json", chance.choice(evidence.manifests(folder))):
-        path.write_bytes(pickle.dumps(Bomb()))
+        path.write_bytes(pickle.dumps(_Bomb(folder)))
 
 
 def _links(folder: Path, chance: random.Random) -> None:
@@ -185,6 +194,48 @@ def _label(folder: Path, chance: random.Random) -> None:
     path.write_bytes(target.getvalue())
 
 
+def _damaged_snapshots(folder: Path, chance: random.Random) -> None:
+    path = chance.choice(sorted(folder.glob("*.npz")))
+    if chance.random() < 0.5:
+        _cut(path, chance)
+    else:
+        _flip(path, chance, chance.choice([1, 20, 400]))
+
+
+def _hostile_snapshots(folder: Path, chance: random.Random) -> None:
+    """Rewrite what a file of snapshots holds: objects, a swollen member, settings that nobody would choose."""
+    path = chance.choice(sorted(folder.glob("*.npz")))
+    with np.load(path, allow_pickle=False) as members:
+        held: dict[str, Any] = {name: members[name] for name in members.files}
+    about = json.loads(str(held["about"]))
+    kind = chance.choice(["objects", "swollen", "about", "huge model", "many steps"])
+    if kind == "objects":
+        held[chance.choice(sorted(held))] = np.array([_Bomb(folder)], object)
+    elif kind == "about":
+        change: dict[str, object] = chance.choice(
+            [
+                {"clip": "../outside"},
+                {"kind": "../outside"},
+                {"kind": "os.system"},
+                {"fps": 1e300},
+                {"frame_stride": 2**60},
+                {"start_step": -(2**60)},
+                {"settings": {**about["settings"], "width": 10**9, "height": 10**9}},
+                {"encoding": {**about["encoding"], "codec": "rawvideo"}},
+                {"encoding": {**about["encoding"], "output_dir": str(folder.parent)}},
+            ]
+        )
+        held["about"] = np.array(json.dumps({**about, **change}))
+    elif kind == "huge model":
+        held["model/huge"] = np.zeros(50_000_000, np.uint8)
+    elif kind == "many steps":
+        held.update({f"steps/{step}": np.zeros(1, np.uint8) for step in range(10**9, 10**9 + 2_000)})
+    else:
+        held["steps/0"] = np.zeros(300_000_000, np.uint8)
+    save = np.savez_compressed if kind == "swollen" else np.savez
+    save(path, allow_pickle=True, **held)
+
+
 def _strange_names(folder: Path, chance: random.Random) -> None:
     for name in (b"\xff\xfe.json", b"\xff\xfe.mp4", b"-rf.json", b"a\nb.json", b"\x1b[2Jx.json", b"[bold]x.mp4.part"):
         with open(os.path.join(os.fsencode(folder), name), "wb") as file:
@@ -213,15 +264,18 @@ _HARMS: dict[str, Callable[[Path, random.Random], None]] = {
         _no_plain_files,
         _label,
         _strange_names,
+        _damaged_snapshots,
+        _hostile_snapshots,
     )
 }
 
 
 def _commands() -> list[str]:
-    return ["inspect", "recover"] if has_recover() else ["inspect"]
+    first = [name for name in ("inspect", "gallery", "render", "recover") if has_command(name)]
+    return [*first, "inspect", "recover"]
 
 
-@row("Files of somebody else, cut, damaged, huge or hostile: inspect and recover say so, and stay in the folder.")
+@row("Files of somebody else, cut, damaged, huge or hostile: each command says so, and stays in the folder.")
 def hostile_files(one: Try) -> int:
     _record(one)
     (one.base / "outside.mp4").write_bytes(min(one.folder.glob("*.mp4")).read_bytes())
@@ -235,7 +289,7 @@ def hostile_files(one: Try) -> int:
         except (OSError, ValueError, IndexError, KeyError, RecursionError, av.FFmpegError):
             one.notes.append(f"{harm} was not possible after the other")
     outside = {path.name: path.read_bytes() for path in one.base.iterdir() if path.is_file()}
-    for command in [*_commands(), *_commands()[:1], *_commands()[1:]]:
+    for command in _commands():
         ambush = {"role": "command", "act": "log"}
         status, output = one.command(command, str(one.folder), ambush=ambush, timeout_s=_TIMEOUT_S)
         require(status in (0, 1, 2, 3), f"{command} exits {status}: {output[-3000:]}")

@@ -37,14 +37,16 @@ def lost_frames(one: Try, training: Training, config: dict[str, Any]) -> int:
     return lost
 
 
-@row("Kill the training: what the worker had is in closed files, and the worker is gone within two seconds.")
-def kill_training(one: Try) -> int:
-    config = settings(one)
-    training = one.start(config=config)
+def start(one: Try, config: dict[str, Any], **options: Any) -> Training:
+    """Start a training, and wait for a moment at random in it."""
+    training = one.start(config=config, **options)
     training.wait_open()
     time.sleep(one.random.uniform(0.0, 0.6))
-    training.send(signal.SIGKILL)
-    training.wait()
+    return training
+
+
+def worker_finishes(one: Try, training: Training, config: dict[str, Any]) -> int:
+    """The training is gone, and all that its worker had encoded is in closed files."""
     one.nothing_runs()
     clips = evidence.check_alive(one.folder)
     require(not any(clip.open for clip in clips), "the worker left a segment open")
@@ -54,12 +56,18 @@ def kill_training(one: Try) -> int:
     return loss
 
 
+@row("Kill the training: what the worker had is in closed files, and the worker is gone within two seconds.")
+def kill_training(one: Try) -> int:
+    config = settings(one)
+    training = start(one, config)
+    training.send(signal.SIGKILL)
+    training.wait()
+    return worker_finishes(one, training, config)
+
+
 @row("Kill the worker: another one goes on; what was lost is counted as worker_lost, at most a second of video.")
 def kill_worker(one: Try) -> int:
-    config = settings(one)
-    training = one.start(config=config, steps=300)
-    training.wait_open()
-    time.sleep(one.random.uniform(0.0, 0.6))
+    training = start(one, settings(one), steps=300)
     os.kill(training.worker(), signal.SIGKILL)
     training.end_well()
     one.nothing_runs()
@@ -75,9 +83,7 @@ def kill_worker(one: Try) -> int:
 @row("Kill everything at once: closed segments are whole, and at most a second of the open one is lost.")
 def kill_both(one: Try) -> int:
     config = settings(one)
-    training = one.start(config=config)
-    training.wait_open()
-    time.sleep(one.random.uniform(0.0, 0.6))
+    training = start(one, config)
     victims = [training.pid, *training.workers()]
     one.random.shuffle(victims)
     for pid in victims:

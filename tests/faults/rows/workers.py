@@ -12,6 +12,8 @@ from ..evidence import dropped_in, require
 from ..harness import Training, Try
 from ..matrix import row
 
+_UNWRITTEN = 60
+"""Snapshots taken within the time that the event loop may need to hear of them and write them."""
 _CONFIG: dict[str, Any] = {"fps": 30, "video_length": 40, "video_interval": 40, "gop_s": 0.2}
 
 
@@ -77,13 +79,34 @@ def renderer_raises(one: Try) -> int:
     return len(failing)
 
 
-@row("A renderer that does not open (no GL) costs its frames, as render_failed; training goes on.", tries=1)
+@row("A renderer that does not open (no GL): frames are render_failed, snapshots kept, and rendered later.", tries=1)
 def renderer_does_not_open(one: Try) -> int:
     training = one.start("broken_renderer", fault="does_not_open", steps=40)
     summary = end(one, training, {"render_failed"}, steps=40)
     require(summary["restarts"] == 0, f"{summary['restarts']} workers lost")
     require(summary["dropped"] == {"render_failed": 40}, f"dropped {summary['dropped']}")
-    return 40
+    one.render()
+    shown = sum(len(clip.steps) for clip in evidence.look(one.folder))
+    require(shown == 40, f"of 40 frames {shown} were rendered later")
+    return 0
+
+
+@row("Killed while snapshots are kept for later: recover closes their file, and render draws all but the last few.")
+def killed_before_rendering(one: Try) -> int:
+    config = {**_CONFIG, "render": "later"}
+    training = one.start(config=config, backend={"snapshot": True}, steps=10_000)
+    training.wait_open()
+    training.wait_steps(one.random.randint(30, 200))
+    steps = training.progress.get("steps")
+    training.send(signal.SIGKILL)
+    training.wait()
+    one.nothing_runs()
+    one.recover()
+    one.render()
+    shown = sum(len(clip.steps) for clip in evidence.look(one.folder))
+    loss = max(0, steps - shown)
+    require(loss <= _UNWRITTEN, f"{loss} of {steps} snapshots are gone")
+    return loss
 
 
 @row(
