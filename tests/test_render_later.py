@@ -247,7 +247,7 @@ def test_recover_leaves_snapshots_of_another_clip_as_they_are(output_dir: Path) 
     (output_dir / "other.json").write_bytes(b"")
     (output_dir / f"{clip.name}.json").unlink()
     (problem,) = recover(output_dir).problems
-    assert "holds snapshots of" in problem
+    assert "holds the snapshots of" in problem
     assert other.exists()
 
 
