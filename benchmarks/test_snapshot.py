@@ -1,8 +1,9 @@
-"""What a snapshot of a Newton simulation costs the training thread, against copying the bodies by hand."""
+"""What a snapshot of a simulation costs the training thread, against copying its state by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("warp")
 import newton
 import warp as wp
 
+from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.newton import NewtonBackend
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.frame_pool import FramePool, PoolSlot
@@ -53,6 +55,37 @@ def test_newton_snapshot(hold_against: Callable[..., None], slot: PoolSlot) -> N
         lambda: np.copyto(copied, state.body_q.numpy()),
         title="snapshot of 16 Newton robots on the CPU",
         against="`body_q.numpy()`, copied",
+        rounds=200,
+        count=20,
+    )
+
+
+def mujoco_robots() -> Any:
+    """Return a model of robots, each of as many bodies as a Newton one: a root that is free, and two arms of hinges."""
+    mujoco = pytest.importorskip("mujoco")
+    arm = '<body pos=".1 0 0"><joint axis="0 1 0"/><geom size=".04"/>{}</body>'
+    arms = ""
+    for _ in range((BODIES_OF_A_ROBOT - 1) // 2):
+        arms = arm.format(arms)
+    robot = '<body pos="0 {} 1"><freejoint/><geom size=".04"/>' + 2 * arms + "</body>"
+    bodies = "".join(robot.format(number) for number in range(WORLD_COUNT))
+    return mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{bodies}</worldbody></mujoco>")
+
+
+@pytest.mark.mujoco
+def test_mujoco_snapshot(hold_against: Callable[..., None], slot: PoolSlot) -> None:
+    mujoco = pytest.importorskip("mujoco")
+    model = mujoco_robots()
+    data = mujoco.MjData(model)
+    backend = MujocoBackend(model, data)
+    backend.open(width=1280, height=720, worker_device="cpu")
+    positions = mujoco.mjtState.mjSTATE_QPOS.value
+    copied = np.empty(model.nq)
+    hold_against(
+        lambda: backend.capture(REQUEST, slot),
+        lambda: mujoco.mj_getState(model, data, copied, positions),
+        title="snapshot of 16 MuJoCo robots",
+        against="`mj_getState` of their positions",
         rounds=200,
         count=20,
     )

@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 _STEP_GOALS = {
     "stepreel": {"p50": 1.05, "p99": 1.05, "p999": 1.10, "longest": 1.5, "closing": 1.5},
     "stepreel_snapshots": {"p50": 1.02, "p99": 1.05, "p999": 1.10, "longest": 1.5, "closing": 1.5},
+    "stepreel_mujoco": {"p50": 1.02, "p99": 1.05, "p999": 1.10, "longest": 1.5, "closing": 1.5},
     "stepreel_newton": {"p50": 1.02, "p99": 1.05, "p999": 1.10, "longest": 1.5, "closing": 1.5},
 }
 _STEP_TITLES = {

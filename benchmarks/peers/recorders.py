@@ -89,6 +89,14 @@ def only_step_newton(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Sess
 
 
 @contextmanager
+def only_step_mujoco(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    from .humanoids import Humanoids
+
+    simulation = Humanoids()
+    yield Session(step=lambda number: simulation.step())
+
+
+@contextmanager
 def gymnasium_record_video(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     from gymnasium.wrappers import RecordVideo
 
@@ -295,6 +303,18 @@ def stepreel_newton(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Sessi
 
 
 @contextmanager
+def stepreel_mujoco(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    """Gymnasium's humanoids in place of the environment; drawing a picture takes what it takes."""
+    from stepreel.backends.gymnasium import choose_backend
+
+    from .humanoids import Humanoids
+
+    simulation = Humanoids()
+    with _stepreel(plan, folder, choose_backend(simulation.recorded), simulation.step) as session:
+        yield session
+
+
+@contextmanager
 def _stepreel(plan: Plan, folder: Path, backend: Any, train: Callable[[], object], **limits: int) -> Iterator[Session]:
     from stepreel import Recorder, RecorderConfig
 
@@ -329,6 +349,14 @@ PEERS: dict[str, Peer] = {
         setup=only_step_newton,
         without="newton",
         modules=("newton", "warp"),
+        environment="own",
+        records=False,
+    ),
+    "mujoco": Peer(
+        title="no recorder, MuJoCo simulations",
+        setup=only_step_mujoco,
+        without="mujoco",
+        modules=("mujoco", "gymnasium.envs.mujoco"),
         environment="own",
         records=False,
     ),
@@ -380,6 +408,15 @@ PEERS: dict[str, Peer] = {
         environment="own",
         shows_steps=False,
         encodes_per_s=4.0,
+    ),
+    "stepreel_mujoco": Peer(
+        title="stepreel, snapshots of a MuJoCo simulation",
+        setup=stepreel_mujoco,
+        without="mujoco",
+        modules=("stepreel", "mujoco", "gymnasium.envs.mujoco"),
+        environment="own",
+        shows_steps=False,
+        encodes_per_s=2.0,
     ),
 }
 """By key, in the order of the table."""

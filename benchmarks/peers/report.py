@@ -33,10 +33,11 @@ _OURS: dict[str, dict[str, Any]] = {
     "stepreel": {"color": "black", "linewidth": 1.4, "zorder": 4},
     "stepreel_snapshots": {"color": "crimson", "linewidth": 1.4, "zorder": 4},
     "stepreel_newton": {"color": "royalblue", "linewidth": 1.4, "zorder": 4},
+    "stepreel_mujoco": {"color": "darkorange", "linewidth": 1.4, "zorder": 4},
 }
 _OTHERS: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.8, "zorder": 2}
 _BASELINES: dict[str, Any] = {"linewidth": 1.0, "linestyle": "--", "zorder": 3}
-_BASELINE_COLORS = {"drawn": "0.5", "undrawn": "0.5", "newton": "tab:cyan"}
+_BASELINE_COLORS = {"drawn": "0.5", "undrawn": "0.5", "newton": "tab:cyan", "mujoco": "tab:olive"}
 
 Row = Mapping[str, Any]
 
