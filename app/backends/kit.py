@@ -37,6 +37,9 @@ _NAMED_CAMERAS = 8
 
 _log = logging.getLogger(__name__)
 
+_aimed: dict[str, Camera] = {}
+"""Where the camera prims are that this process moved: the streams of a recorder may share one."""
+
 
 class KitBackend:
     """Records what a camera of the stage sees, as Isaac Sim's renderer draws it.
@@ -90,7 +93,6 @@ class KitBackend:
         self._report: Report = _log_report
         self._product: _RenderProduct | None = None
         self._thread = 0
-        self._aimed: Camera | None = None
         self._clip_index = -1
         self._patience = 0
         self._is_black_told = False
@@ -118,7 +120,7 @@ class KitBackend:
             nbytes=width * height * 3,
             steps_per_second=self._steps_per_second,
             details={
-                "camera": _pose(self._aimed),
+                "camera": None if self._camera is None else _pose(_aimed[self._prim_path]),
                 "camera_prim_path": self._prim_path,
                 "is_following": callable(self._camera),
                 "is_warm": is_warm,
@@ -184,7 +186,7 @@ class KitBackend:
 
     def _warm_up(self, app: Any, width: int, height: int) -> bool:
         """Make the render product and wait for a picture of it; return whether one came."""
-        self._aimed = None
+        _aimed.pop(self._prim_path, None)
         self._aim()
         with ExitStack() as stack:
             product = self._product = _RenderProduct(app, self._prim_path, width, height)
@@ -224,10 +226,10 @@ class KitBackend:
         if self._camera is None:
             return
         camera = current_camera(self._camera)
-        if camera != self._aimed:
+        if camera != _aimed.get(self._prim_path):
             viewport = import_module("isaacsim.core.rendering_manager").ViewportManager
             viewport.set_camera_view(self._prim_path, eye=list(camera.eye), target=list(camera.lookat))
-            self._aimed = camera
+            _aimed[self._prim_path] = camera
             self._is_picture_stale = True
 
     def _await_picture(self, product: _RenderProduct) -> NDArray[Any] | None:
@@ -393,8 +395,8 @@ def _check_camera_prim(path: str) -> None:
     raise BackendError(f"camera_prim_path: no camera at {path!r}; cameras of this stage: {named}")
 
 
-def _pose(camera: Camera | None) -> dict[str, list[float]] | None:
-    return None if camera is None else {"eye": list(camera.eye), "lookat": list(camera.lookat)}
+def _pose(camera: Camera) -> dict[str, list[float]]:
+    return {"eye": list(camera.eye), "lookat": list(camera.lookat)}
 
 
 def _log_report(event: str, kind: str, *, count: int = 1, **facts: object) -> None:

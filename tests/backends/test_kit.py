@@ -317,6 +317,21 @@ def test_a_following_camera_is_asked_at_each_capture(make_kit: Kit, output_dir: 
     assert kit.drawn[1:] == [Drawn(step, (float(step), 0.0, 2.0)) for step in range(3)]
 
 
+def test_streams_that_share_a_camera_prim_each_have_their_own_view(make_kit: Kit, output_dir: Path) -> None:
+    kit = make_kit()
+    simulation = Simulation(kit)
+    cameras = {"front": Camera(eye=(5.0, 0.0, 1.0)), "side": Camera(eye=(0.0, 5.0, 1.0))}
+    backends = {name: KitBackend(camera=camera, sim=simulation) for name, camera in cameras.items()}
+    config = RecorderConfig(output_dir=output_dir, width=WIDTH, height=HEIGHT, fps=30.0)
+    with Recorder(config, backends) as recorder:
+        for _ in range(3):
+            simulation.step()
+            recorder.step()
+    eyes = [(5.0, 0.0, 1.0), (0.0, 5.0, 1.0)]
+    assert kit.drawn == [Drawn(step, eye) for step in range(-1, 3) for eye in eyes]
+    assert kit.leftovers == []
+
+
 def test_without_a_viewport_its_camera_is_authored(make_kit: Kit) -> None:
     kit = make_kit(viewport=False)
     backend = opened(KitBackend(camera=Camera(eye=(3.0, 3.0, 3.0))))
