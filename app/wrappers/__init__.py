@@ -11,13 +11,12 @@ import numpy as np
 from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
 
-from ..backends.gymnasium import GymnasiumBackend, choose_backend
 from ..backends.pixels import copy_pixels
 from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
-from ..errors import BackendError, CaptureError
+from ..errors import CaptureError
 from .clip_taker import ClipTaker, VideoArguments
-from .pictures import PictureBackend, check_render_mode, describe
+from .pictures import PictureBackend, check_render_mode, choose_snapshots, describe
 
 __all__ = ["RecordVideo"]
 
@@ -94,7 +93,9 @@ class RecordVideo(
         )
         gymnasium.Wrapper.__init__(self, env)
         self._renders = _Renders(env)
-        self._backend = _choose(env, backend)
+        self._backend = choose_snapshots(env, backend) if isinstance(backend, str) else backend
+        if self._backend is None:
+            check_render_mode(env.render_mode)
         arguments = VideoArguments(
             video_folder=video_folder,
             episode_trigger=episode_trigger,
@@ -234,22 +235,3 @@ class _Renders:
         except Exception as exc:
             raise CaptureError(f"env.render() failed: {type(exc).__name__}: {exc}") from exc
         return self.rendered
-
-
-def _choose(env: gymnasium.Env[Any, Any], backend: str | Backend) -> Backend | None:
-    """Return what captures instead of `env.render()`; None: that does.
-
-    Raises:
-        BackendError: the environment is not of the kind that `backend` asks for.
-        ConfigurationError: there is no such backend, or `env` gives no pictures.
-    """
-    if not isinstance(backend, str):
-        return backend
-    try:
-        chosen = choose_backend(env, backend=backend)
-    except BackendError:
-        if backend not in ("auto", "render"):
-            raise
-        check_render_mode(env.render_mode)
-        return None
-    return None if isinstance(chosen, GymnasiumBackend) else chosen

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..clip import CaptureFormat, CaptureRequest, Frame, Slot
-from ..errors import CaptureError, ConfigurationError
+import gymnasium
+
+from ..backends.gymnasium import GymnasiumBackend, choose_backend
+from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
+from ..errors import BackendError, CaptureError, ConfigurationError
 
 
 class PictureBackend:
@@ -56,6 +59,22 @@ def check_render_mode(render_mode: object) -> None:
             f"Render mode is {render_mode}, which is incompatible with RecordVideo. "
             "Initialize your environment with a render_mode that returns an image, such as rgb_array."
         )
+
+
+def choose_snapshots(env: gymnasium.Env[Any, Any], backend: str) -> Backend | None:
+    """Return what records an environment by snapshots; None: `env.render()` does.
+
+    Raises:
+        BackendError: the environment is not of the kind that `backend` asks for.
+        ConfigurationError: there is no such backend.
+    """
+    try:
+        chosen = choose_backend(env, backend=backend)
+    except BackendError:
+        if backend not in ("auto", "render"):
+            raise
+        return None  # Its render mode is no picture's, or one that only the wrappers take.
+    return None if isinstance(chosen, GymnasiumBackend) else chosen
 
 
 def describe(env: Any) -> dict[str, Any]:

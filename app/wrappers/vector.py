@@ -5,32 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.vector_env import ArrayType
 
 from ..backends.pixels import copy_pixels, tile_pixels
 from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
-from .pictures import PictureBackend, check_render_mode, describe
+from .pictures import PictureBackend, check_render_mode, choose_snapshots, describe
 
 __all__ = ["LastPicture", "RecordVideo"]
 
 _LAST_PICTURE = "last_picture"
 
 
-class RecordVideo(
-    ClipTaker,
-    VectorWrapper[ObsType, ActType, ObsType, ActType, ArrayType],
-    gymnasium.utils.RecordConstructorArgs,
-):
+if TYPE_CHECKING:
+    _VectorWrapper = VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    _VectorWrapper = VectorWrapper  # Not generic before Gymnasium 1.3.
+
+
+class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorArgs):
     """Records videos of a vector environment: `gymnasium.wrappers.vector.RecordVideo` without its waits.
 
     ```python
@@ -58,6 +59,9 @@ class RecordVideo(
             thread. None, unlike Gymnasium's default, never does: no frames are kept.
         env_indices: Record these sub-environments, each in clips of its own, `<prefix>-env-<i>-episode-<N>`, instead
             of all of them side by side.
+        backend: "auto": sub-environments with files of their own are recorded by snapshots, where they are MuJoCo
+            simulations in a `SyncVectorEnv` that is not reset within a step; all others by `env.render()`, as by
+            "render". "mujoco": by snapshots, or not at all.
         config: All other settings. What the arguments above decide must be left at its default there, or be the same.
         on_clip_closed: Called with each clip whose files are on disk, on the thread of the recorder's event loop.
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
@@ -69,7 +73,7 @@ class RecordVideo(
 
     def __init__(
         self,
-        env: VectorEnv[ObsType, ActType, ArrayType],
+        env: VectorEnv[Any, Any, Any],
         video_folder: str,
         video_aspect_ratio: tuple[int, int] = (1, 1),
         record_first_only: bool = False,
@@ -82,6 +86,7 @@ class RecordVideo(
         gc_trigger: Callable[[int], bool] | None = None,
         *,
         env_indices: Sequence[int] | None = None,
+        backend: Literal["auto", "mujoco", "render"] = "auto",
         config: RecorderConfig | None = None,
         on_clip_closed: ClipHook | None = None,
         on_segment_closed: SegmentHook | None = None,
@@ -99,12 +104,12 @@ class RecordVideo(
             disable_logger=disable_logger,
             gc_trigger=gc_trigger,
             env_indices=env_indices,
+            backend=backend,
             config=config,
             on_clip_closed=on_clip_closed,
             on_segment_closed=on_segment_closed,
         )
         VectorWrapper.__init__(self, env)
-        check_render_mode(env.render_mode)
         _check_ratio(video_aspect_ratio)
         self.video_aspect_ratio = video_aspect_ratio
         self.record_first_only = record_first_only
@@ -113,8 +118,9 @@ class RecordVideo(
         self.has_autoreset = False
         shown = self.env_indices or ((0,) if record_first_only else tuple(range(env.num_envs)))
         self._leader = shown[0]
-        self._pictures = _Pictures(env, shown, keeps_last=self.autoreset_mode is AutoresetMode.SAME_STEP)
-        self._grid = _Grid(self._pictures, video_aspect_ratio)
+        self._snapshots = _snapshots(env, self.env_indices or (), backend, self.autoreset_mode)
+        if len(self._snapshots) < len(shown):
+            check_render_mode(env.render_mode)
         refuse_keep(config)
         arguments = VideoArguments(
             video_folder=video_folder,
@@ -130,6 +136,8 @@ class RecordVideo(
             on_segment_closed=on_segment_closed,
         )
         ClipTaker.__init__(self, arguments)
+        self._pictures = _Pictures(env, shown, keeps_last=self.autoreset_mode is AutoresetMode.SAME_STEP)
+        self._grid = _Grid(self._pictures, video_aspect_ratio)
 
     @property
     def frame_cols(self) -> int:
@@ -141,7 +149,7 @@ class RecordVideo(
         """Rows of pictures; -1 before the first frame."""
         return self._grid.rows
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment, and begin a clip where a trigger says so; its first frame is the reset's."""
         self._open_recorder()
         if options is None or "reset_mask" not in options or options["reset_mask"][self._leader]:
@@ -152,14 +160,14 @@ class RecordVideo(
         self.has_autoreset = False
         return result
 
-    def step(self, actions: ActType) -> tuple[ObsType, ArrayType, ArrayType, ArrayType, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step through the environments, and record them while a clip is open."""
         self._pictures.is_wanted = self.recording
         result = self.env.step(actions)
         self._pictures.forget()
         self._pictures.keep_last(result[4])
         self.step_id += 1
-        is_over = _is_true(result[2], self._leader) or _is_true(result[3], self._leader)
+        is_over = bool(result[2][self._leader] or result[3][self._leader])
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             if self.has_autoreset:
                 self._begin_episode()
@@ -193,7 +201,10 @@ class RecordVideo(
     def _streams(self) -> Backend | Mapping[str, Backend]:
         if not self.env_indices:
             return self._backend_of(self._grid.draw)
-        return {f"env-{index}": self._backend_of(partial(self._pictures.draw, index)) for index in self.env_indices}
+        return {
+            f"env-{index}": self._snapshots.get(index) or self._backend_of(partial(self._pictures.draw, index))
+            for index in self.env_indices
+        }
 
     def _backend_of(self, draw: Callable[[Slot], Frame]) -> Backend:
         return PictureBackend(draw, steps_per_second=self.frames_per_sec, details=describe(self.env))
@@ -378,6 +389,28 @@ def _renders_plainly(env: VectorEnv[Any, Any, Any]) -> bool:
     return type(env).render is SyncVectorEnv.render
 
 
+def _snapshots(
+    env: VectorEnv[Any, Any, Any], indices: tuple[int, ...], backend: str, mode: AutoresetMode
+) -> dict[int, Backend]:
+    """Return what records sub-environments by snapshots.
+
+    Raises:
+        BackendError: `backend` asks for another kind of environment.
+        ConfigurationError: there is no such backend, or not for this vector environment.
+    """
+    base = env.unwrapped
+    is_plain = mode is not AutoresetMode.SAME_STEP and _renders_plainly(env)
+    if isinstance(base, SyncVectorEnv) and is_plain and indices:
+        chosen = {index: choose_snapshots(base.envs[index], backend) for index in indices}
+        return {index: found for index, found in chosen.items() if found is not None}
+    if backend not in ("auto", "render"):
+        raise ConfigurationError(
+            f"backend: got {backend!r}; allowed: 'auto' or 'render', since only the env_indices of a SyncVectorEnv"
+            " that is not reset within a step can be recorded by snapshots"
+        )
+    return {}
+
+
 def _gives_last_pictures(env: VectorEnv[Any, Any, Any]) -> bool:
     return isinstance(env, AsyncVectorEnv) and all(env.call("has_wrapper_attr", _LAST_PICTURE))
 
@@ -396,10 +429,6 @@ def _check_ratio(ratio: object) -> None:
     is_pair = isinstance(ratio, Sequence) and len(ratio) == 2
     if not is_pair or not all(isinstance(side, int | float) and side > 0 for side in ratio):  # type: ignore[attr-defined]
         raise ConfigurationError(f"video_aspect_ratio: got {ratio!r}; allowed: two numbers above 0, width and height")
-
-
-def _is_true(flags: Any, index: int) -> bool:
-    return bool(flags[index])
 
 
 def _checked_indices(indices: Sequence[Any] | None, count: int, *, record_first_only: bool) -> tuple[int, ...] | None:

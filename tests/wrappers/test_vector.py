@@ -225,6 +225,8 @@ def test_pictures_of_different_sizes_side_by_side_are_dropped_by_name(output_dir
         ({"video_aspect_ratio": (1, 0)}, "video_aspect_ratio: got (1, 0); allowed: two numbers above 0"),
         ({"video_length": -1}, "video_length: got -1"),
         ({"config": RecorderConfig(output_dir="videos", keep=failed)}, "config.keep: got <function failed"),
+        ({"backend": "camera", "env_indices": [0]}, "backend: got 'camera'; allowed: one of auto"),
+        ({"backend": "mujoco"}, "backend: got 'mujoco'; allowed: 'auto' or 'render', since only the env_indices"),
     ],
 )
 def test_arguments_that_can_not_work_are_refused(tmp_path: Path, arguments: dict[str, Any], problem: str) -> None:
