@@ -429,13 +429,13 @@ def test_an_environment_without_an_own_view_is_described(env: IsaacEnv) -> None:
 
 def test_the_camera_of_a_visualizer_is_followed_until_it_is_closed() -> None:
     visualizer = GlVisualizer()
-    follow = VisualizerCamera(visualizer, Camera())
+    follow = VisualizerCamera(visualizer, Camera(eye=(0.0, 0.0, 3.0), lookat=(4.0, 0.0, 0.0)))
     assert follow().eye == (4.0, -4.0, 3.0)
     assert follow().fov == 65.0
     visualizer.camera.pos, visualizer.camera.pitch, visualizer.camera.yaw = (1.0, 2.0, 3.0), 0.0, 90.0
     moved = follow()
     assert moved.eye == (1.0, 2.0, 3.0)
-    assert moved.lookat == pytest.approx((1.0, 3.0, 3.0))
+    assert moved.lookat == pytest.approx((1.0, 7.0, 3.0)), "as far away as it was at first"
     visualizer.is_closed = True
     visualizer.camera.pos = (9.0, 9.0, 9.0)
     assert follow() == moved

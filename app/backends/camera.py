@@ -53,9 +53,14 @@ class Camera:
         return max(-_STEEPEST_PITCH, min(_STEEPEST_PITCH, pitch)), yaw
 
     @classmethod
-    def from_pitch_yaw(cls, eye: Vector, pitch: float, yaw: float, *, up_axis: int, fov: float) -> Camera:
-        """Return the camera at `eye` [m] that looks along `pitch` and `yaw` [degrees]; the inverse of `pitch_yaw`."""
-        x, y, z = _forward(math.radians(pitch), math.radians(yaw), up_axis)
+    def from_pitch_yaw(
+        cls, eye: Vector, pitch: float, yaw: float, *, up_axis: int, fov: float, distance: float = 1.0
+    ) -> Camera:
+        """Return the camera at `eye` [m] that looks along `pitch` and `yaw` [degrees]; the inverse of `pitch_yaw`.
+
+        `distance` is how far away its look-at lies [m].
+        """
+        x, y, z = _scaled(_forward(math.radians(pitch), math.radians(yaw), up_axis), distance)
         return cls(eye=eye, lookat=(eye[0] + x, eye[1] + y, eye[2] + z), fov=fov)
 
     def rotation(self, up_axis: int) -> tuple[float, float, float, float]:

@@ -108,6 +108,8 @@ class VisualizerCamera:
     def __init__(self, visualizer: Any, camera: Camera) -> None:
         self._visualizer = visualizer
         self._camera = camera
+        # A viewer's camera has a direction and no look-at.
+        self._distance = math.dist(camera.eye, camera.lookat)
 
     def __call__(self) -> Camera:
         """Return it; costs a few attributes."""
@@ -128,6 +130,7 @@ class VisualizerCamera:
             float(camera.yaw),
             up_axis=int(getattr(camera, "up_axis", 2)),
             fov=float(camera.fov),
+            distance=self._distance,
         )
 
 
