@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch: Any = pytest.importorskip("torch")
-
 from stepreel.backends.camera import Camera
 from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.isaaclab_scene import AssetCamera
@@ -18,6 +16,8 @@ from stepreel.backends.selection import OriginType, Viewpoint
 from stepreel.backends.sensor import SensorBackend
 from stepreel.clip import CaptureRequest, ClipRequest, PendingSnapshot
 from stepreel.frame_pool import FramePool, PoolSlot
+
+torch: Any = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
