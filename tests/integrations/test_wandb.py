@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from stepreel.hooks.wandb import WandbHook
 
@@ -57,3 +58,23 @@ def test_a_clip_that_ends_after_the_last_log_is_in_the_run(run: Any, output_dir:
     run.finish()
     check_log(run, b"evaluation/start_step", b"rl-video-step-0")
     assert len(media(run)) == 1
+
+
+def test_what_training_logs_for_the_same_step_after_a_clip_is_kept(run: Any, output_dir: Path) -> None:
+    run.log({"before_the_clip": 1.0}, step=10)
+    with WandbHook(run) as hook:
+        record(output_dir, hook, steps=20)
+    run.log({"after_the_clip": 2.0}, step=10)
+    run.log({"later": 3.0}, step=20)
+    run.finish()
+    check_log(run, b"before_the_clip", b"clip/start_step", b"after_the_clip", b"later")
+
+
+def test_clips_whose_files_were_deleted_cost_a_line_in_the_log(run: Any, output_dir: Path) -> None:
+    (clip,) = record(output_dir, lambda clip: None, steps=20).clips
+    clip.paths[0].unlink()
+    with capture_logs() as events, WandbHook(run) as hook:
+        hook(clip)
+    (event,) = events
+    assert (event["event"], event["hook"], event["clip"]) == ("hook.failed", "WandbHook", "rl-video-step-0")
+    assert event["error"].startswith("FileNotFoundError")
