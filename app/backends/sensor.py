@@ -348,6 +348,8 @@ class _DeviceSource:
         self._shape = tuple(found.shape)
         self._dtype = found.dtype
         self._stagings = [_Staging(view, found.dtype) for _ in range(2)]
+        # The first use of a kernel waits for the device, while it is loaded.
+        self._stagings[0].fill(found.detach(), envs)
 
     def capture(self, found: Any, slot: Slot) -> PendingSnapshot:
         if tuple(found.shape) != self._shape or found.dtype != self._dtype:

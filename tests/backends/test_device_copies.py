@@ -56,6 +56,7 @@ def test_a_picture_on_the_device_is_that_of_the_capture_and_nobody_waits(slot: P
     described = backend.open(width=None, height=None, worker_device="auto")
     assert described.renderer is not None
     described.renderer.open()
+    torch.zeros((2, 2, 2), dtype=held.dtype, device="cuda")[..., :1].zero_()  # The first use of a kernel waits.
     torch.cuda.synchronize()
     torch.cuda._sleep(LONG)
     pending: Any = backend.capture(REQUEST, slot)
@@ -100,7 +101,7 @@ def test_following_an_asset_on_the_device_waits_at_the_start_of_a_clip_only() ->
     torch.cuda._sleep(LONG)
     for step in range(1, 4):
         base.common_step_counter = step
-        positions[1, 0] = 5.0 + step
+        positions[1, 0].fill_(5.0 + step)  # An assignment would wait by itself.
         assert follow().lookat == (5.0, 0.0, 0.0)
     assert is_device_busy(), "following waited for the device"
     torch.cuda.synchronize()
