@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from .printable import printable
 
@@ -18,7 +19,9 @@ def gallery(folder: Path) -> None:
     """
     from ..gallery.writing import write_gallery
 
-    written = write_gallery(folder)
+    screen = Console(stderr=True)
+    with screen.status("Decoding pictures ..."):
+        written = write_gallery(folder)
     for line in written.shelf.unreadable:
         click.echo(f"note: {printable(line)}", err=True)
     count = len(written.shelf.clips)

@@ -19,6 +19,8 @@ from .text import attribute, number, plural, quantity
 _PARTS = 400
 """Columns into which a clip's timeline is divided: what is finer can't be seen."""
 _MOST_BANDS = 1000
+_MOST_WIDE_BANDS = 60
+_MARK_HEIGHT = 6
 _HEIGHT = 180
 _WIDE = 1000.0
 _LOG_FROM = 6.0
@@ -123,19 +125,25 @@ def run_plot(times: StepTimes, clips: Sequence[Clip]) -> str:
     if len(times.seconds) < 2:
         return ""
     axis = _Axis.of(times)
-    bands = [
-        f'<a href="#{quote("clip-" + clip.name)}" tabindex="-1"><rect class="band" x="{axis.x(clip.start_step):.2f}" '
-        f'width="{max(axis.x(clip.start_step + _length(clip)) - axis.x(clip.start_step), 2.0):.2f}" y="0" '
-        f'height="{_HEIGHT}"><title>{attribute(clip.name)}</title></rect></a>'
-        for clip in clips[:_MOST_BANDS]
-        if clip.start_step < axis.last
-    ]
+    shown = [clip for clip in clips[:_MOST_BANDS] if clip.start_step < axis.last]
+    bands = [_band(clip, axis, is_wide=len(shown) <= _MOST_WIDE_BANDS) for clip in shown]
     area = (
         f'<svg class="area" viewBox="0 0 {_WIDE:.0f} {_HEIGHT}" height="{_HEIGHT}" preserveAspectRatio="none">'
         f'{"".join(bands)}{_grid(axis)}<path class="curve" d="{_path(times, axis)}"/></svg>'
     )
     label = f"Time of a step, median {quantity(median(times.seconds))}, over {plural(axis.last, 'step')}"
     return f'<div class="plot" role="img" aria-label="{attribute(label)}">{_labels(axis)}{area}{_steps(axis)}</div>'
+
+
+def _band(clip: Clip, axis: _Axis, *, is_wide: bool) -> str:
+    """Return the mark of a clip: at the foot of the plot, and through all of it where there are few."""
+    left = axis.x(clip.start_step)
+    place = f'x="{left:.2f}" width="{max(axis.x(clip.start_step + _length(clip)) - left, 1.0):.2f}"'
+    wide = f'<rect class="band" {place} y="0" height="{_HEIGHT}"/>' if is_wide else ""
+    return (
+        f'<a href="#{quote("clip-" + clip.name)}" tabindex="-1"><title>{attribute(clip.name)}</title>{wide}'
+        f'<rect class="mark" {place} y="{_HEIGHT - _MARK_HEIGHT}" height="{_MARK_HEIGHT}"/></a>'
+    )
 
 
 def step_time_line(times: StepTimes, clips: Sequence[Clip]) -> str:
