@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from .notebook import clip_to_html
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -337,6 +339,9 @@ class Clip:
     def paths(self) -> tuple[Path, ...]:
         """The files of its segments, closed ones only."""
         return tuple((self.folder or Path()) / segment.file for segment in self.segments)
+
+    def _repr_html_(self) -> str:
+        return clip_to_html(self)
 
 
 ClipHook = Callable[[Clip], None]

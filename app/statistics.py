@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .clip import Clip, FrameCounts
+from .notebook import clips_to_html
 
 _SAMPLE_COUNT = 4096
 
@@ -81,8 +82,14 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [describe_clip(clip) for clip in self.clips]
+        return "\n".join([*lines, self._sum()])
+
+    def _repr_html_(self) -> str:
+        return clips_to_html(self.clips, self._sum())
+
+    def _sum(self) -> str:
         clips = "1 clip" if len(self.clips) == 1 else f"{len(self.clips)} clips"
-        return "\n".join([*lines, f"{clips} in {self.output_dir}: {describe_counts(self.frames)}"])
+        return f"{clips} in {self.output_dir}: {describe_counts(self.frames)}"
 
 
 def describe_clip(clip: Clip) -> str:

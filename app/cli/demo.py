@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import Recorder, RecorderConfig
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, OutputError
 from ..statistics import Timings
 from .clip_table import clip_table, dropped_by_cause
 
@@ -233,6 +234,18 @@ def _print_result(recorder: Recorder, log: _TrainingLog, steps: int) -> None:
             f"Return: {log.returns[0]:.1f} in the first iteration, {log.returns[-1]:.1f} in the last, "
             f"of at most {steps}; mean of {WORLD_COUNT} policies."
         )
+    console.print()
+    console.print(_gallery_line(summary.output_dir), soft_wrap=True, markup=False)
+
+
+def _gallery_line(folder: Path) -> str:
+    """Write the page of the clips, and return where it is."""
+    from ..gallery.writing import write_gallery
+
+    try:
+        return f"To look at them: {write_gallery(folder).path}"
+    except OutputError as exc:
+        return f"There is no page to look at them: {exc}"
 
 
 def _step_time_table(log: _TrainingLog) -> Table:

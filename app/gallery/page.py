@@ -166,7 +166,8 @@ def _screen(found: FoundClip, sources: Sources | None) -> str:
     )
     playable = found.files or ((found.part,) if found.part else ())
     if not playable:
-        return f'<div class="play none">{picture}<span class="nothing">no video</span></div>'
+        why = "not drawn yet" if clip.state is ClipState.UNRENDERED else "no video"
+        return f'<div class="play none">{picture}<span class="nothing">{why}</span></div>'
     seconds = sum(segment.duration_s for segment in clip.segments)
     lasts = duration(seconds) if found.files else "so far"
     return (

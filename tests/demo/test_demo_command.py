@@ -81,6 +81,14 @@ def test_the_table_tells_of_clips_frames_step_times_and_returns(
     assert re.search(r"Return: \d+\.\d in the first iteration, \d+\.\d in the last", finished.stdout)
 
 
+def test_the_last_line_names_a_page_that_shows_every_clip(
+    finished: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    page = folder.resolve() / "index.html"
+    assert finished.stdout.splitlines()[-1] == f"To look at them: {page}"
+    assert page.read_text().count("<article") == len(list(folder.glob("cart-pole-*.json")))
+
+
 def test_the_compilation_is_announced_before_it_begins(finished: subprocess.CompletedProcess[str]) -> None:
     first_line = finished.stderr.splitlines()[0]
     assert "compiled" in first_line

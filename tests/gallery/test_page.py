@@ -8,12 +8,13 @@ import re
 import shutil
 import socket
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepreel.clip import Clip, ClipState
+from stepreel.clip import Clip, ClipState, DropCause
 from stepreel.encoders.folder_lock import LOCK_FILE, FolderLock, is_recorded_into
 from stepreel.encoders.manifest import read_manifest
 from stepreel.errors import OutputError
@@ -98,6 +99,12 @@ def test_what_was_dropped_is_told_by_cause_and_place(videos: Path) -> None:
     places = [float(mark[side]) for mark in marks if mark["height"] == "16" for side in ("x", "width")]
     assert places == pytest.approx([1000 * steps / 45 for steps in (10, 10, 30, 2)], abs=5)
     assert "12 queue_full" in page.text
+
+
+def test_every_cause_and_state_has_a_colour() -> None:
+    css = files("stepreel.gallery").joinpath("page.css").read_text()
+    assert [cause for cause in DropCause if f".{cause.value} {{ --key: var(--{cause.value}); }}" not in css] == []
+    assert [state for state in ClipState if f".{state.value} {{ color: " not in css] == []
 
 
 def test_several_causes_are_counted_and_share_one_mark(tmp_path: Path) -> None:
