@@ -75,8 +75,14 @@ class VideoArguments:
             video_length=self.video_length,
             video_interval=0,
             episode_trigger=decided_by_the_wrapper,
-            fps=given.fps or float(frames_per_sec) / given.frame_stride,
+            fps=self.video_fps(frames_per_sec),
         )
+
+    def video_fps(self, frames_per_sec: float) -> float:
+        """Return the frames a second of video, of an environment of so many steps a second [Hz]."""
+        if self.config is None:
+            return float(frames_per_sec)
+        return self.config.fps or float(frames_per_sec) / self.config.frame_stride
 
 
 _DECIDED_HERE = ("video_interval", "step_offset", "episode_trigger", "step_trigger")
@@ -115,7 +121,8 @@ class ClipTaker:
             self.episode_trigger = capped_cubic_video_schedule
         self.disable_logger = arguments.disable_logger
         self.gc_trigger = arguments.gc_trigger
-        self.frames_per_sec = arguments.fps or self.metadata.get("render_fps") or _DEFAULT_FPS
+        given_fps = arguments.fps
+        self.frames_per_sec = (self.metadata.get("render_fps") or _DEFAULT_FPS) if given_fps is None else given_fps
         self.name_prefix = arguments.name_prefix
         self.video_length: float = arguments.video_length or float("inf")
         self.video_folder = arguments.folder
@@ -127,7 +134,7 @@ class ClipTaker:
         self._frame_count = 0
         self._recorder: Recorder | None = None
         self._finish: Callable[[], object] = _nothing
-        arguments.recorder_config(self.frames_per_sec)
+        self._config = arguments.recorder_config(self.frames_per_sec)
         self._make_folder()
 
     @property
@@ -178,7 +185,7 @@ class ClipTaker:
         if self._recorder is None:
             from ..blocking import Recorder  # Loads what threads and workers need.
 
-            config = self._arguments.recorder_config(self.frames_per_sec)
+            config = replace(self._config, fps=self._arguments.video_fps(self.frames_per_sec))
             opened = ExitStack()
             recorder = Recorder(
                 config,

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from gymnasium.utils.save_video import capped_cubic_video_schedule
+from gymnasium.vector import AsyncVectorEnv
 from gymnasium.wrappers import RenderCollection
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -245,6 +246,7 @@ def test_a_backend_of_ones_own_needs_no_render_mode(output_dir: Path) -> None:
         ({"video_length": 2}, {"frame_stride": 3}, "frame_stride: got 3; allowed: at most video_length (2)"),
         ({"video_length": -1}, {}, "video_length: got -1"),
         ({"name_prefix": "a/b"}, {}, "name_prefix: got 'a/b'"),
+        ({"fps": 0}, {}, "fps: got 0.0; allowed: a number above 0"),
         ({"fps": 0.5, "backend": "camera"}, {}, "backend: got 'camera'; allowed: one of auto"),
     ],
 )
@@ -269,6 +271,28 @@ def test_all_other_settings_come_from_the_configuration(output_dir: Path) -> Non
     ]
     assert [clip.frames.encoded for clip in closed] == [4, 1]
     assert films_in(output_dir) == {"rl-video-episode-1.mp4": [10]}
+
+
+def test_a_folder_stays_where_it_was_when_the_program_changes_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = RecordVideo(Film(), "videos")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    play(env, ["step"])
+    assert films_in(tmp_path / "videos") == {"rl-video-episode-0.mp4": [0, 1]}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*There is a folder")  # It is made twice: to look at its spaces, and to be used.
+def test_an_environment_in_a_process_of_a_vector_environment_is_recorded_there(output_dir: Path) -> None:
+    envs = AsyncVectorEnv([lambda: RecordVideo(Film((3,)), str(output_dir), episode_trigger=lambda _: True)])
+    envs.reset()
+    for _ in range(5):
+        envs.step(np.zeros(1, dtype=int))
+    envs.close()
+    assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1, 2, 3], "rl-video-episode-1.mp4": [4, 5]}
 
 
 def test_an_environment_that_was_closed_before_leaves_its_clip_whole(output_dir: Path) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import gymnasium.wrappers.vector
 import numpy as np
 import pytest
@@ -201,6 +202,15 @@ def test_only_what_is_recorded_is_rendered(output_dir: Path) -> None:
     play_same_step(envs, 9)
     assert [env.rendered for env in sub_envs] == [0, 3, 0]
     assert numbers_in(output_dir / "rl-video-env-1-step-2.mp4") == [3, 4, 5]
+
+
+def test_a_vector_environment_without_sub_environments_is_recorded(output_dir: Path) -> None:
+    envs = gymnasium.make_vec(
+        "CartPole-v1", num_envs=2, render_mode="rgb_array", vectorization_mode="vector_entry_point"
+    )
+    play_same_step(RecordVideo(envs, str(output_dir), env_indices=[1]), 3)
+    clip = read_manifest(output_dir / "rl-video-env-1-episode-0.json")
+    assert (clip.state, clip.frames.encoded, clip.width, clip.height) == (ClipState.COMPLETE, 4, 600, 400)
 
 
 def test_pictures_of_different_sizes_side_by_side_are_dropped_by_name(output_dir: Path) -> None:
