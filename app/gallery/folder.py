@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ _MOST_MANIFESTS_NBYTES = 128 * 2**20
 _MOST_RECORD_NBYTES = 2**20
 """Of `session.json` as a whole, and of the end of `session.jsonl`."""
 _MOST_WARNINGS = 200
+_MOST_DEPTH = 32
 _MOST_LINES = 100
 """Of what can't be read."""
 
@@ -224,9 +225,25 @@ def _read_end(path: Path, *, whole: bool) -> bytes | None:
 
 def _load(data: bytes, path: Path) -> Any:
     try:
-        return json.loads(data)
+        found = json.loads(data)
+        _refuse_deep(found)
+        return found
     except (ValueError, RecursionError) as exc:
         raise OutputError(f"{path} is no JSON: {' '.join(str(exc).split())[:200]}") from exc
+
+
+def _refuse_deep(found: Any) -> None:
+    """Raise `ValueError` where containers are nested too deep to be written out again."""
+    layer = [found]
+    for _ in range(_MOST_DEPTH):
+        layer = [one for container in layer for one in _contained(container) if isinstance(one, list | dict)]
+        if not layer:
+            return
+    raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+
+
+def _contained(found: Any) -> Iterable[Any]:
+    return found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
 
 
 def _shorten(lines: list[str]) -> tuple[str, ...]:

@@ -297,7 +297,10 @@ def _backends(session: Mapping[str, Any]) -> str:
 
 def _time_of(value: object) -> datetime | None:
     seconds = seconds_of(value)
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # In UTC it is before the year 1, or after 9999.
+        return None
 
 
 def _dropped(clips: Sequence[Clip]) -> Counter[str]:

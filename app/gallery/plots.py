@@ -55,7 +55,7 @@ def timeline(clip: Clip) -> str:
     """Return a clip's span: its segments, and in them what is missing, by cause."""
     first, length = clip.start_step, _length(clip)
     body = []
-    for segment in clip.segments:
+    for segment in clip.segments[:_PARTS]:
         left = _place(segment.first_step, first, length)
         right = _place(segment.last_step + clip.frame_stride, first, length)
         body.append(f'<rect class="segment" x="{left:.2f}" width="{max(right - left, 1.0):.2f}" y="3" height="10"/>')

@@ -89,18 +89,27 @@ class Desk:
         self.folder = folder
         self._reader = FolderReader(folder)
         self._reading = threading.Lock()
-        self._shelf: Shelf | None = None
+        self._seen: tuple[Shelf, bytes] | None = None
         self._read_at = 0.0
         self._drawing = threading.Lock()
         self._pictures: OrderedDict[tuple[str, str], Pictures | None] = OrderedDict()
 
     def shelf(self) -> Shelf:
         """Return what is in the folder, as of half a second ago at most. Raises `OutputError`."""
+        return self._look()[0]
+
+    def state(self) -> bytes:
+        """Return what a page asks for again and again, as JSON. Raises `OutputError`."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[Shelf, bytes]:
         with self._reading:
-            if self._shelf is None or time.monotonic() - self._read_at > _READ_S:
-                self._shelf = self._reader.read()
+            if self._seen is None or time.monotonic() - self._read_at > _READ_S:
+                found = self._reader.read()
                 self._read_at = time.monotonic()
-            return self._shelf
+                if self._seen is None or found != self._seen[0]:
+                    self._seen = (found, json.dumps(state_of(found)).encode())
+            return self._seen
 
     def find(self, name: str) -> FoundClip | None:
         """Return the clip of a name."""
@@ -175,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
             page = to_page(desk.shelf(), _addresses, is_live=True)
             self._bytes(page.encode(errors="replace"), "text/html; charset=utf-8", self._policy())
         elif path == "/-/state":
-            self._state(desk.shelf())
+            self._state(desk.state())
         elif path.startswith("/-/") and kind in ("card", "poster", "strip"):
             self._part_of_clip(kind, unquote(name, errors="replace"))
         else:
@@ -187,8 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         match = _HOST.fullmatch(hosts[0].strip().lower()) if len(hosts) == 1 else None
         return bool(match and match[1] in _HOSTS) and self.headers.get("Sec-Fetch-Site") != "cross-site"
 
-    def _state(self, shelf: Shelf) -> None:
-        body = json.dumps(state_of(shelf)).encode()
+    def _state(self, body: bytes) -> None:
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         if self.headers.get("If-None-Match") == tag:
             self._head(HTTPStatus.NOT_MODIFIED, {"ETag": tag})

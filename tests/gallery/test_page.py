@@ -150,6 +150,33 @@ def test_hostile_names_and_values_are_text(tmp_path: Path) -> None:
     assert "\u202e" not in page.text
 
 
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-02-30", "", "1e9", 5, None, ["2026"]]
+)
+def test_a_time_that_is_none_is_passed_over(tmp_path: Path, time: object) -> None:
+    (tmp_path / "a.json").write_text(manifest_of("a"))
+    (tmp_path / "session.json").write_text(json.dumps({"started_at": time, "ended_at": time, "codec": "libx264"}))
+    (tmp_path / "session.jsonl").write_text(json.dumps({"event": "e", "level": "warning", "timestamp": time}) + "\n")
+    (tmp_path / PACE_FILE).write_text(
+        json.dumps({"schema": 1, "started_at": str(time), "samples": [[0, 0], [1, 150], [2, 250]]})
+    )
+    page = page_of(FolderReader(tmp_path).read())
+    assert "libx264" in page.text
+    assert "started" not in page.text.partition("Configuration")[0]
+    assert len(page.all("article")) == 1
+
+
+def test_what_is_nested_deep_is_left_out(tmp_path: Path) -> None:
+    for depth in (100, 900, 20_000):
+        (tmp_path / "session.json").write_text('{"a":' * depth + "1" + "}" * depth)
+        line = '{"event": "e", "level": "warning", "a": ' + "[" * depth + "]" * depth + "}"
+        (tmp_path / "session.jsonl").write_text(line + "\n")
+        shelf = FolderReader(tmp_path).read()
+        assert shelf.warnings == ()
+        assert shelf.unreadable[0].startswith("session.json is no JSON")
+        page_of(shelf)
+
+
 def test_a_page_cannot_be_ended_by_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "session.json").write_text(json.dumps({"a": "</script></style></html>\ud800"}))
     text = to_page(FolderReader(tmp_path).read(), lambda found: None, is_live=False)
