@@ -21,7 +21,7 @@ from .camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, 
 from .colour import checked_range
 from .drawing_place import DrawingPlace, choose_place
 from .newton_capture import DeviceSource, HostSource, open_source
-from .newton_renderer import make_renderer
+from .newton_renderer import WarpRenderer, make_renderer
 from .newton_scene import Selection, select
 from .newton_scenery import Scenery, build_scenery, build_tiles
 from .newton_view import LEAST_TILE, Channel, View
@@ -177,6 +177,7 @@ class NewtonBackend:
             camera=self._first_camera(),
             width=wish.width,
             height=wish.height,
+            renderer=self._renderer,
             channel=self._channel,
             depth_range=self._depth_range,
             tracer_device="cpu" if place.gpu is None else "cuda:0",
@@ -192,7 +193,8 @@ class NewtonBackend:
             height=view.height,
             nbytes=view.snapshot_nbytes,
             steps_per_second=self._steps_per_second,
-            renderer=make_renderer(view, "warp" if self._name == "newton_warp" else self._renderer),
+            # Where OpenGL was ruled out it need not be tried; an archive still says what was asked for.
+            renderer=WarpRenderer(view) if self._name == "newton_warp" else make_renderer(view),
             worker_environment=place.environment,
             shares_gpu=model.device.is_cuda and place.gpu == model.device.ordinal,
             details=self._details(model, view, selection, place),

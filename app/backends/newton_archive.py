@@ -37,7 +37,7 @@ _HEIGHTFIELD = 2
 _log = logging.getLogger(__name__)
 
 
-def to_archive(view: View, renderer: str) -> RendererArchive:
+def to_archive(view: View) -> RendererArchive:
     """Return what `from_archive` makes the same view of; pictures that meshes name are read now."""
     scenery = view.scenery
     arrays: dict[str, NDArray[Any]] = {"body_names": np.array(scenery.body_names, dtype=np.str_).reshape(-1)}
@@ -48,7 +48,7 @@ def to_archive(view: View, renderer: str) -> RendererArchive:
     for number, source in enumerate(scenery.sources):
         arrays |= {f"source{number}.{name}": value for name, value in _arrays_of(source).items()}
     settings = {
-        "renderer": renderer,
+        "renderer": view.renderer,
         "camera": view.camera.to_json(),
         "is_camera_captured": view.is_camera_captured,
         "width": view.width,
@@ -65,10 +65,8 @@ def to_archive(view: View, renderer: str) -> RendererArchive:
     return RendererArchive(kind=KIND, arrays=arrays, settings=settings)
 
 
-def view_of(
-    archive: RendererArchive, *, camera: Camera | None, width: int | None, height: int | None
-) -> tuple[View, str]:
-    """Return the view of an archive, and the name of the renderer that was asked for.
+def view_of(archive: RendererArchive, *, camera: Camera | None, width: int | None, height: int | None) -> View:
+    """Return the view of an archive.
 
     Raises:
         BackendError: the archive is not whole.
@@ -80,6 +78,7 @@ def view_of(
         camera=camera or Camera(**{name: settings["camera"][name] for name in ("eye", "lookat", "fov")}),
         width=_whole("width", width or settings["width"], 1, _LARGEST_SIDE),
         height=_whole("height", height or settings["height"], 1, _LARGEST_SIDE),
+        renderer=str(settings["renderer"]),
         channel=Channel(settings["channel"]),
         depth_range=checked_range("depth_range", settings["depth_range"]),
         is_camera_captured=bool(settings["is_camera_captured"]),
@@ -87,8 +86,8 @@ def view_of(
     )
     _demand(view.width * view.height <= _LARGEST_AREA, f"a picture of {view.width}x{view.height} pixels")
     _demand(min(view.tile_size) >= 1, f"tiles of {view.tile_size} pixels")
-    _demand(settings["renderer"] in RENDERERS, f"a renderer {settings['renderer']!r}")
-    return view, str(settings["renderer"])
+    _demand(view.renderer in RENDERERS, f"a renderer {view.renderer!r}")
+    return view
 
 
 def _scenery(archive: RendererArchive) -> Scenery:

@@ -35,7 +35,6 @@ class _Painter(Protocol):
 class _TileRenderer:
     """Draws a picture of one tile or of several."""
 
-    _kind: ClassVar[str]
     _painter: ClassVar[type[GlPainter] | type[WarpPainter]]
 
     def __init__(self, view: View) -> None:
@@ -81,14 +80,13 @@ class _TileRenderer:
 
     def to_archive(self) -> RendererArchive:
         """See `stepreel.clip.ArchivableRenderer.to_archive`."""
-        return to_archive(self.view, self._kind)
+        return to_archive(self.view)
 
 
 class GlRenderer(_TileRenderer):
     """Draws with Newton's OpenGL viewer, without a window, over EGL."""
 
     name = "newton_gl"
-    _kind = "gl"
     _painter = GlPainter
 
 
@@ -99,7 +97,6 @@ class WarpRenderer(_TileRenderer):
     """
 
     name = "newton_warp"
-    _kind = "warp"
     _painter = WarpPainter
 
 
@@ -147,7 +144,7 @@ class FallbackRenderer:
 
     def to_archive(self) -> RendererArchive:
         """See `stepreel.clip.ArchivableRenderer.to_archive`."""
-        return to_archive(self.view, "auto")
+        return to_archive(self.view)
 
 
 def from_archive(
@@ -158,12 +155,11 @@ def from_archive(
     Raises:
         BackendError: the archive is not whole.
     """
-    view, renderer = view_of(archive, camera=camera, width=width, height=height)
-    return make_renderer(view, renderer)
+    return make_renderer(view_of(archive, camera=camera, width=width, height=height))
 
 
-def make_renderer(view: View, renderer: str) -> GlRenderer | WarpRenderer | FallbackRenderer:
-    """Return what draws a view: "gl", "warp", or "auto", the first of them that opens."""
-    if view.channel is not Channel.RGB or renderer == "warp":
+def make_renderer(view: View) -> GlRenderer | WarpRenderer | FallbackRenderer:
+    """Return what draws a view as it was asked for; for "auto" it is the first that opens."""
+    if view.channel is not Channel.RGB or view.renderer == "warp":
         return WarpRenderer(view)
-    return GlRenderer(view) if renderer == "gl" else FallbackRenderer(view)
+    return GlRenderer(view) if view.renderer == "gl" else FallbackRenderer(view)

@@ -48,6 +48,8 @@ class View:
     """As it was when the recorder was opened, or as it stays; in a tile, relative to the origin of the tile's world."""
     width: int
     height: int
+    renderer: str = "auto"
+    """What was asked for: "gl", "warp" or "auto"."""
     channel: Channel = Channel.RGB
     depth_range: tuple[float, float] = (0.1, 10.0)
     """Distances at the two ends of the colours of depth [m]."""

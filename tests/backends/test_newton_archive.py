@@ -20,6 +20,7 @@ import newton
 import warp as wp
 from PIL import Image
 
+from stepreel.backends import drawing_place
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
@@ -149,6 +150,15 @@ def test_it_is_drawn_from_another_camera_and_in_another_size(slot: PoolSlot, ren
     x, y = pixel_of((0.5, 0.4, 0.3), eye, lookat, 50.0, 2)
     # The lower side of a ball is dark in the ray tracer's light.
     assert center_of_change(picture, background) == pytest.approx((2 * x, 2 * y), abs=6)
+
+
+def test_what_was_recorded_where_opengl_is_missing_may_be_drawn_with_it_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drawing_place, "_LIBRARIES", ("libnowhere.so.1",))
+    capture_format = opened(backend_of(worlds_of(sphere(), 1)))
+    assert isinstance(capture_format.renderer, WarpRenderer)
+    assert isinstance(make_renderer(archived(capture_format)), FallbackRenderer)
 
 
 def test_a_texture_named_by_its_path_is_kept_as_pixels(slot: PoolSlot, tmp_path: Any) -> None:

@@ -17,11 +17,12 @@ pytest.importorskip("warp")
 import newton
 import warp as wp
 
-from stepreel import DropPolicy, Recorder, RecorderConfig
+from stepreel import DropPolicy, Recorder, RecorderConfig, RenderTime, rendering
 from stepreel.backends.camera import Camera
 from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.newton import NewtonBackend
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.rendering import render_clip
 
 from .newton_scenes import (
     HEIGHT,
@@ -85,6 +86,12 @@ def number_in(picture: Pixels) -> int:
     return sum(1 << place for place, patch in enumerate(patches) if patch[..., 0].mean() - patch[..., 2].mean() > 40)
 
 
+def numbers_in(path: Path) -> list[int]:
+    with av.open(str(path)) as container:
+        pictures = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+    return [number_in(picture) for picture in pictures]
+
+
 @gl
 @needs_gl
 @pytest.mark.parametrize(
@@ -134,9 +141,31 @@ def test_a_recorded_picture_is_of_its_own_step_and_not_of_the_one_before(output_
             recorder.step()
     (clip,) = recorder.summary().clips
     assert clip.frames.encoded == 40
-    with av.open(str(output_dir / clip.segments[0].file)) as container:
-        pictures = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
-    assert [number_in(picture) for picture in pictures] == [3 * step + 7 for step in range(40)]
+    assert numbers_in(output_dir / clip.segments[0].file) == [3 * step + 7 for step in range(40)]
+
+
+@both_renderers
+def test_what_was_kept_for_later_is_drawn_afterwards_and_from_another_camera(output_dir: Path, renderer: str) -> None:
+    model = number_board()
+    state = model.state()
+    config = RecorderConfig(
+        output_dir=output_dir, video_length=5, video_interval=0, width=320, height=180, render=RenderTime.LATER
+    )
+    backend = NewtonBackend(model, lambda: state, eye=(10.0, 0.0, 0.0), renderer=renderer)
+    with Recorder(config, backend) as recorder:
+        for step in range(5):
+            show_number(state, 50 * step + 3)
+            recorder.step()
+    (clip,) = recorder.summary().clips
+    assert clip.frames.encoded == 0
+    numbers = [50 * step + 3 for step in range(5)]
+    assert render_clip(output_dir, clip.name).drawn == 5
+    assert numbers_in(output_dir / f"{clip.name}.mp4") == numbers
+    # From behind left and right have changed places.
+    behind = rendering.View(camera=Camera(eye=(-10.0, 0.0, 0.0)))
+    assert render_clip(output_dir, clip.name, view=behind, save_as="behind").drawn == 5
+    mirrored = [int(f"{number:0{BITS}b}"[::-1], 2) for number in numbers]
+    assert numbers_in(output_dir / f"{clip.name}-behind.mp4") == mirrored
 
 
 @both_renderers
