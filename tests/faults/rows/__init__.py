@@ -2,8 +2,8 @@
 
 # ruff: noqa: I001 - the order of the table.
 from ..matrix import ROWS
-from . import kills, endings, disks, workers, frames, processes, clocks, threads, names, hostile, endurance
+from . import kills, endings, disks, workers, frames, processes, clocks, threads, names, hostile, pages, endurance
 
-MODULES = (kills, endings, disks, workers, frames, processes, clocks, threads, names, hostile, endurance)
+MODULES = (kills, endings, disks, workers, frames, processes, clocks, threads, names, hostile, pages, endurance)
 
 __all__ = ["MODULES", "ROWS"]
