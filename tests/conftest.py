@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("gate", parent=settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("gate" if os.environ.get("CI") else "explore")
+
+
+def pytest_configure() -> None:
+    """Let the tests and what they start hear Ctrl-C: a shell has its background jobs ignore it, and so their children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -439,6 +439,7 @@ def names(desk: Desk, *, hostile: list[str]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job of a shell is told to ignore it.
     faulthandler.register(signal.SIGUSR1)  # The harness asks a program that does not end where it is.
     name, folder, scratch, options = sys.argv[1:]
     PROGRAMS[name](Desk(Path(folder), Path(scratch)), **json.loads(options))
