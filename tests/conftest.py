@@ -18,7 +18,7 @@ settings.load_profile("gate" if os.environ.get("CI") else "explore")
 
 
 def pytest_configure() -> None:
-    """Let the tests and what they start hear Ctrl-C: a shell has its background jobs ignore it, and so their children."""
+    """Let the tests, and what they start, hear Ctrl-C: a shell has its background jobs ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

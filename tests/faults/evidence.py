@@ -206,7 +206,7 @@ def check_clip(clip: ClipEvidence, folder: Path) -> None:
         # Nothing in the harness pauses a recorder, so every step of the span was asked for.
         require(asked == grid, f"{name}: {len(grid - asked)} steps are neither shown nor missing")
     kept = check_snapshots(clip, folder, set(missing))
-    expected = ("unrendered" if kept else "failed") if not shown else "incomplete" if missing else "complete"
+    expected = "complete" if not missing else "incomplete" if shown else "unrendered" if kept else "failed"
     require(clip.state in (expected, "recovered"), f"{name}: {clip.state}, {frames}")
 
 
