@@ -215,6 +215,8 @@ class Consumer:
                 self._settle_without_workers()
                 return
             self._log.flush_trouble()
+            for account in self._ledger.open_accounts:
+                await self._open_untold(account)
             for clip in self._clips.values():
                 clip.is_ended = True  # Whatever an interruption of the training thread kept from being told.
                 if clip.account.is_undecided:
@@ -271,6 +273,7 @@ class Consumer:
             case ClipOpened(account=account):
                 await self._open_clip(account)
             case ClipEnded(account=account):
+                await self._open_untold(account)
                 self._clips[account.request.clip_index].is_ended = True
                 self._records.note(account)  # For whoever mends the clip, should the process die before it is encoded.
             case ClipJudged(account=account):
@@ -284,6 +287,11 @@ class Consumer:
                 elif event == "queue.full":
                     self._raise_starved()
                     self._fail_if_strict("the frame queue was full")
+
+    async def _open_untold(self, account: ClipAccount) -> None:
+        """Open a clip whose opening was not told: an interruption (Ctrl-C) came between its books and the news."""
+        if account.request.clip_index not in self._clips and self._ledger.account(account.request.clip_index):
+            await self._open_clip(account)
 
     def _renew_source(self, news: StreamRenewed) -> None:
         """Have clips of a stream that open from now on drawn from what its backend says now."""

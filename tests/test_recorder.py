@@ -33,12 +33,13 @@ from stepreel import (
     WorkerError,
 )
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import CaptureFormat, CaptureRequest, Frame, Slot
+from stepreel.clip import CaptureFormat, CaptureRequest, ClipRequest, Frame, Slot
 from stepreel.consumer import Consumer
 from stepreel.encoders.folder_lock import LOCK_FILE
 from stepreel.encoders.recovery import recover
+from stepreel.ledger import ClipAccount, Ledger
 
-from .recordings import check_clip, is_balanced, poll_until, shown_steps
+from .recordings import check_clip, is_balanced, manifest_of, poll_until, shown_steps
 
 
 def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tuple[Clip, ...]:
@@ -48,6 +49,37 @@ def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tup
             recorder.step()
             assert is_balanced(recorder.statistics().frames)
     return recorder.summary().clips
+
+
+def test_ctrl_c_between_the_books_of_a_clip_and_the_news_of_it_leaves_a_whole_recorder(
+    output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_and_interrupt(ledger: Ledger, request: ClipRequest, *, backend: str, fps: float) -> ClipAccount:
+        account = open_account(ledger, request, backend=backend, fps=fps)
+        if request.start_step == 5:
+            raise KeyboardInterrupt
+        return account
+
+    open_account = Ledger.open
+    monkeypatch.setattr(Ledger, "open", open_and_interrupt)
+    recorder = Recorder(RecorderConfig(output_dir=output_dir, video_length=5, video_interval=5), SyntheticBackend())
+
+    def train() -> None:
+        with recorder:
+            for _ in range(20):
+                recorder.step()
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    clips = recorder.summary().clips
+    assert sorted((clip.name, clip.frames.encoded) for clip in clips) == [
+        ("rl-video-step-0", 5),
+        ("rl-video-step-5", 0),
+    ]
+    assert "recorder.failed" not in (output_dir / "session.jsonl").read_text()
+    for clip in clips:
+        check_clip(output_dir, clip)
+        assert manifest_of(output_dir, clip)["state"] == "complete"
 
 
 def test_a_recorder_that_is_never_opened_leaves_nothing_behind(output_dir: Path) -> None:
