@@ -230,10 +230,14 @@ class MujocoRenderer:
             raise CaptureError(f"a snapshot of this model has {self._nbytes} bytes or more, got {snapshot.nbytes}")
         self._set_looks(snapshot[self._nbytes :])
         self._aim(snapshot[:AIM_NBYTES].view(np.float64))
-        state = snapshot[AIM_NBYTES : self._nbytes].view(self._view.dtype)
+        # A copy: MuJoCo 3.1 wants to be able to write to it.
+        state = snapshot[AIM_NBYTES : self._nbytes].view(self._view.dtype).copy()
         self._mujoco.mj_setState(self._model, self._data, state, self._view.spec)
         self._check_positions()
         self._mujoco.mj_forward(self._model, self._data)
+        if self._view.camera.type == _TRACKING:
+            # Older versions (3.3 still) would go only part of the way there from the picture before.
+            self._mjv_camera.lookat[:] = self._data.subtree_com[self._view.camera.trackbodyid]
 
     def _set_looks(self, packed: Pixels) -> None:
         for name, saved in self._saved_looks.items():
