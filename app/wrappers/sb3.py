@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import logger
@@ -17,7 +17,7 @@ from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
-from .pictures import PictureBackend
+from .pictures import PictureBackend, choose_snapshots
 
 __all__ = ["RenderModeError", "VecVideoRecorder"]
 
@@ -51,6 +51,9 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
             name is there already, `-2` and so on is added.
         env_indices: Record these environments, each in clips of its own, `<prefix>-env-<i>-step-...`, instead of all
             of them side by side.
+        backend: "auto": where a picture shows one environment, and that is a MuJoCo simulation in a `DummyVecEnv`, it
+            is recorded by snapshots, and needs no render mode; all others by `render()`, as by "render". "mujoco": by
+            snapshots, or not at all.
         config: All other settings. What the arguments above decide must be left at its default there, or be the same.
         on_clip_closed: Called with each clip whose files are on disk, on the thread of the recorder's event loop.
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
@@ -77,6 +80,7 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
         name_prefix: str = "rl-video",
         *,
         env_indices: Sequence[int] | None = None,
+        backend: Literal["auto", "mujoco", "render"] = "auto",
         config: RecorderConfig | None = None,
         on_clip_closed: ClipHook | None = None,
         on_segment_closed: SegmentHook | None = None,
@@ -84,14 +88,16 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
         VecEnvWrapper.__init__(self, venv)
         self.env = venv
         self.env.metadata = _metadata(venv)
-        if venv.render_mode != "rgb_array":
+        self.env_indices = _checked(env_indices, venv.num_envs)
+        shown = self.env_indices or tuple(range(venv.num_envs))
+        self._snapshots = _snapshots(venv, () if self.env_indices is None and len(shown) > 1 else shown, backend)
+        if venv.render_mode != "rgb_array" and len(self._snapshots) < len(shown):
             raise RenderModeError(f"The render_mode must be 'rgb_array', not {venv.render_mode}")
         if not callable(record_video_trigger):
             raise ConfigurationError(
                 f"record_video_trigger: got {record_video_trigger!r}; allowed: a function of the number of steps"
             )
         self.record_video_trigger = record_video_trigger
-        self.env_indices = _checked(env_indices, venv.num_envs)
         self._pictures = _Pictures(venv, self.env_indices)
         refuse_keep(config)
         arguments = VideoArguments(
@@ -171,8 +177,11 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
 
     def _streams(self) -> Backend | Mapping[str, Backend]:
         if self.env_indices is None:
-            return self._backend_of(self._pictures.draw)
-        return {f"env-{index}": self._backend_of(partial(self._pictures.draw_one, index)) for index in self.env_indices}
+            return self._snapshots.get(0) or self._backend_of(self._pictures.draw)
+        return {
+            f"env-{index}": self._snapshots.get(index) or self._backend_of(partial(self._pictures.draw_one, index))
+            for index in self.env_indices
+        }
 
     def _backend_of(self, draw: Callable[[Slot], Frame]) -> Backend:
         details = {"vec_env": type(self.unwrapped).__name__, "num_envs": self.num_envs, "render_mode": "rgb_array"}
@@ -221,6 +230,34 @@ class _Pictures:
         if not isinstance(picture, np.ndarray):
             self.no_picture = type(picture)
         return copy_pixels(picture, slot)
+
+
+def _snapshots(venv: VecEnv, indices: tuple[int, ...], backend: str) -> dict[int, Backend]:
+    """Return what records environments, each with pictures of its own, by snapshots.
+
+    Raises:
+        BackendError: `backend` asks for another kind of environment.
+        ConfigurationError: there is no such backend, or not for these environments.
+    """
+    base = venv.unwrapped
+    if indices and isinstance(base, DummyVecEnv) and _renders_plainly(venv):
+        chosen = {index: choose_snapshots(base.envs[index], backend) for index in indices}
+        return {index: found for index, found in chosen.items() if found is not None}
+    if backend not in ("auto", "render"):
+        raise ConfigurationError(
+            f"backend: got {backend!r}; allowed: 'auto' or 'render', since only the env_indices of a DummyVecEnv, or"
+            " its only environment, can be recorded by snapshots"
+        )
+    return {}
+
+
+def _renders_plainly(venv: VecEnv) -> bool:
+    """Return whether no wrapper has a say in what `venv.render()` shows."""
+    while isinstance(venv, VecEnvWrapper):
+        if type(venv).render is not VecEnvWrapper.render or type(venv).get_images is not VecEnvWrapper.get_images:
+            return False
+        venv = venv.venv
+    return type(venv).render is DummyVecEnv.render and type(venv).get_images is DummyVecEnv.get_images
 
 
 def _metadata(venv: VecEnv) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -190,3 +191,65 @@ def test_settings_of_the_recorder_are_taken_and_its_summary_is_there(tmp_path: P
     assert heard == ["rl-video-step-0-to-step-6"]
     clip = read_manifest(tmp_path / "rl-video-step-0-to-step-6.json")
     assert (clip.frame_stride, clip.fps, clip.frames.encoded) == (2, 16.0, 4)
+
+
+def mujoco(kind: str = "DummyVecEnv", count: int = 1, **settings: Any) -> Any:
+    import gymnasium
+    import stable_baselines3.common.vec_env as vec_envs
+    from stable_baselines3.common.monitor import Monitor
+
+    def make() -> Any:
+        return Monitor(gymnasium.make("InvertedPendulum-v5", width=160, height=120, **settings))
+
+    return vec_envs.VecMonitor(getattr(vec_envs, kind)([make] * count))
+
+
+@pytest.mark.mujoco
+@pytest.mark.gl
+def test_a_mujoco_environment_is_recorded_by_snapshots_that_show_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    calls, trigger = "r" + "s" * 20, [0].__contains__
+    pictures = {}
+    for folder, make in (("ours", ours), ("theirs", theirs)):
+        venv = mujoco(render_mode="rgb_array")
+        venv.seed(3)
+        recorded = make(venv, tmp_path / folder, trigger, video_length=19)
+        recorded.reset()
+        for _ in calls[1:]:
+            recorded.step(np.ones((1, 1), np.float32))
+        recorded.close()
+        pictures[folder] = decoded(tmp_path / folder / "rl-video-step-0-to-step-19.mp4")
+    assert read_manifest(tmp_path / "ours" / "rl-video-step-0-to-step-19.json").backend.startswith("mujoco")
+    assert len(pictures["ours"]) == len(pictures["theirs"]) == 20
+    differences = [float(np.abs(a - b).mean()) for a, b in zip(pictures["ours"], pictures["theirs"], strict=True)]
+    assert max(differences) < 6
+    assert float(np.abs(pictures["ours"][0] - pictures["ours"][-1]).max()) > 60  # It moved.
+
+
+@pytest.mark.mujoco
+@pytest.mark.gl
+def test_snapshots_of_chosen_environments_need_no_render_mode(tmp_path: Path) -> None:
+    venv = ours(mujoco(count=3), tmp_path, [0].__contains__, video_length=4, env_indices=[1])
+    venv.reset()
+    for _ in range(6):
+        venv.step(np.ones((3, 1), np.float32))
+    venv.close()
+    (path,) = tmp_path.glob("*.mp4")
+    assert path.name == "rl-video-env-1-step-0-to-step-4.mp4"
+    assert len(decoded(path)) == 5
+
+
+@pytest.mark.mujoco
+def test_snapshots_that_can_not_be_taken_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="backend: got 'mujoco'; allowed: 'auto' or 'render', since only"):
+        ours(mujoco(count=2, render_mode="rgb_array"), tmp_path, bool, backend="mujoco")
+    with pytest.raises(AssertionError, match="The render_mode must be 'rgb_array', not None"):
+        ours(mujoco(count=2), tmp_path, bool)
+
+
+def decoded(path: Path) -> list[Any]:
+    """Return the pictures of a file, shape [height, width, 3], as numbers that may be subtracted."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
