@@ -67,7 +67,6 @@ examples: graphics $(VENV)/examples/installed ## Run the examples, shortened; th
 	$(EXAMPLE)/newton_ars.py --video --iterations 11 --log_dir logs/examples/newton_ars
 	$(EXAMPLE)/mujoco_ant.py --attempts 20 --output-dir logs/examples/mujoco_ant
 	$(EXAMPLE)/sb3_ppo.py --timesteps 8192 --video_interval 1000 --video_folder logs/examples/sb3_ppo/videos
-	$(EXAMPLE)/mujoco_ant.py --attempts 20 --output-dir logs/examples/mujoco_ant
 
 install: $(VENV)/installed-dev ## Make .venv, with everything needed to work on stepreel
 
