@@ -471,8 +471,9 @@ def import_mujoco() -> Any:
         BackendError: it is not installed, with the extra that brings it.
     """
     try:
-        return import_module("mujoco")
+        import mujoco
     except ImportError as exc:
         raise BackendError(
             f"MuJoCo can't be imported ({exc}); install it with stepreel: pip install 'stepreel[mujoco]'"
         ) from exc
+    return mujoco

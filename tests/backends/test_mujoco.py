@@ -34,6 +34,7 @@ from stepreel.backends.mujoco_renderer import MujocoRenderer, gl_environment
 from stepreel.clip import ArchivableRenderer, Backend, CaptureFormat, CaptureRequest, ClipRequest, RendererArchive
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.rendering import render_clip
 
 Pixels = NDArray[np.uint8]
 Point = tuple[float, float, float]
@@ -519,6 +520,23 @@ def test_another_model_ends_the_frames_of_its_clip_and_is_in_the_next(output_dir
     assert second.state is ClipState.INCOMPLETE
     assert _steps_shown(output_dir / "rl-video-step-0.mp4") == [0, 1, 2, 3]
     assert all(shows(picture, BLUE).any() for picture in _pictures(output_dir / "rl-video-step-10.mp4"))
+
+
+@gl
+@needs_gl
+def test_snapshots_kept_for_later_show_each_step_and_what_the_task_changed(output_dir: Path) -> None:
+    env = _Bench(*simulation())
+    config = _config(output_dir, video_length=8, video_interval=0, render="later")
+    with Recorder(config, MujocoBackend(env, camera="front")) as recorder:
+        for step in range(8):
+            if step == 4:
+                env.model.geom("pad").pos[:] = (0.0, 0.0, 0.4)
+            env.step(None)
+            recorder.step()
+    assert render_clip(output_dir, "rl-video-step-0").clip.state is ClipState.COMPLETE
+    path = output_dir / "rl-video-step-0.mp4"
+    assert _steps_shown(path) == list(range(8))
+    assert [bool(shows(picture, BLUE).any()) for picture in _pictures(path)] == [False] * 4 + [True] * 4
 
 
 @gl
