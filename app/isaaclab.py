@@ -7,7 +7,7 @@ imported here: the environment brings it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, SupportsFloat
@@ -27,7 +27,6 @@ from .backends.isaaclab_scene import (
 from .backends.selection import (
     BackendKind,
     BackendSource,
-    CameraKind,
     Choice,
     OriginType,
     Physics,
@@ -39,7 +38,7 @@ from .backends.selection import (
 from .blocking import Recorder
 from .clip import Backend, ClipHook, SegmentHook
 from .config import RecorderConfig
-from .errors import SourceUnavailableError
+from .errors import ConfigurationError, SourceUnavailableError
 
 __all__ = ["Attachment", "RecordVideo", "attach", "describe"]
 
@@ -233,6 +232,7 @@ class _Hook:
         self._target = target
         self._name = name
         self._is_removed = False
+        self._own = vars(target).get(name)  # Of an object that somebody hooked before.
         method = getattr(target, name)
 
         # The method's own parameters differ between environments.
@@ -251,8 +251,12 @@ class _Hook:
     def remove(self) -> None:
         """Put the method back; where somebody has hooked it since, have ours do nothing."""
         self._is_removed = True
-        if vars(self._target).get(self._name) is self._hooked:
+        if vars(self._target).get(self._name) is not self._hooked:
+            return
+        if self._own is None:
             delattr(self._target, self._name)
+        else:
+            setattr(self._target, self._name, self._own)
 
 
 def _open(
@@ -267,6 +271,7 @@ def _open(
     scene = describe(base)
     sources = dict(wishes.source) if isinstance(wishes.source, Mapping) else {"default": wishes.source}
     choices = {stream: _choose(scene, source) for stream, source in sources.items()}
+    _check_wishes(wishes, choices.values())
     backends = {stream: _make_backend(base, scene, choice, wishes) for stream, choice in choices.items()}
     recorder = Recorder(
         _with_size(config, choices.values()),
@@ -278,6 +283,26 @@ def _open(
     for stream, choice in choices.items():
         _log_choice(stream, choice, backends[stream], wishes)
     return recorder, choices
+
+
+def _check_wishes(wishes: _Wishes, choices: Collection[Choice]) -> None:
+    """Refuse what nothing that was chosen can do: it would be left out without a word."""
+    if wishes.camera is not None and not (isinstance(wishes.camera, Camera) or callable(wishes.camera)):
+        raise ConfigurationError(f"camera: got {wishes.camera!r}; allowed: a Camera, or a function that returns one")
+    newton, sensor, kit = BackendKind.NEWTON, BackendKind.SENSOR, BackendKind.KIT
+    chosen = {choice.backend for choice in choices}
+    for name, allowed in (
+        ("camera", {newton, kit}),
+        ("visible_worlds", {newton}),
+        ("env_indices", {sensor}),
+        ("tiles", {newton, sensor}),
+    ):
+        value = getattr(wishes, name)
+        if value is not None and not chosen & allowed:
+            raise ConfigurationError(
+                f"{name}: got {value!r}; allowed: only for {' and '.join(sorted(allowed))}, and what was chosen is "
+                + "; ".join(f"{choice.backend}, since {choice.reason}" for choice in choices)
+            )
 
 
 def _choose(scene: SceneDescription, source: Source) -> Choice:
@@ -390,15 +415,16 @@ def _visible_worlds(
 
 
 def _origin_of_view(scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Vector:
-    """Return the origin of the environment that a camera belongs to [m], as every tile shows another one from it."""
+    """Return what a camera is relative to where every tile shows another environment from it [m]."""
     if wishes.camera is not None or choice.camera is None:
         return 0.0, 0.0, 0.0
     viewpoint = choice.camera.viewpoint
-    if choice.camera.kind is CameraKind.VISUALIZER:
-        (nearest,) = nearest_worlds(scene.env_origins, choice.camera.camera.lookat, 1)
-        return scene.env_origins[nearest]
-    # A view of the world is one of an environment that stands in its middle.
-    return (0.0, 0.0, 0.0) if viewpoint.origin_type is OriginType.WORLD else scene.env_origins[viewpoint.env_index]
+    if viewpoint.origin_type is not OriginType.WORLD:
+        return scene.env_origins[viewpoint.env_index]
+    # It looks at one environment, or at the middle of them all.
+    origins = ((0.0, 0.0, 0.0), *scene.env_origins)
+    (nearest,) = nearest_worlds(origins, viewpoint.lookat, 1)
+    return origins[nearest]
 
 
 def _seen_from(camera: CameraSource, origin: Vector) -> CameraSource:
@@ -409,7 +435,7 @@ def _seen_from(camera: CameraSource, origin: Vector) -> CameraSource:
     return lambda: place_camera(camera(), (-x, -y, -z))
 
 
-def _with_size(config: RecorderConfig, choices: Any) -> RecorderConfig:
+def _with_size(config: RecorderConfig, choices: Collection[Choice]) -> RecorderConfig:
     """Return `config` with the size that the task asks for, where neither it nor a source has one of its own."""
     sizes = {(choice.width, choice.height) for choice in choices}
     if config.width is not None or config.height is not None or len(sizes) != 1:

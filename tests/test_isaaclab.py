@@ -154,6 +154,44 @@ def test_a_hook_that_somebody_hooked_again_does_nothing_after_the_recorder_is_cl
     assert attachment.recorder.statistics().steps == 0
 
 
+def test_two_recorders_on_one_environment_leave_it_as_it_was(filmed: IsaacEnv, output_dir: Path) -> None:
+    first = attach(filmed, config_of(output_dir / "first", 4), source="sensor:front")
+    second = attach(filmed, config_of(output_dir / "second", 4), source="sensor:front")
+    filmed.step(0)
+    second.close()
+    filmed.step(0)
+    first.close()
+    filmed.step(0)
+    assert (first.recorder.statistics().steps, second.recorder.statistics().steps) == (2, 1)
+    assert not {"step", "reset", "close"} & set(vars(filmed))
+
+
+@pytest.mark.parametrize(
+    ("source", "wish", "told"),
+    [
+        (
+            "sensor:front",
+            {"visible_worlds": [0]},
+            r"visible_worlds: got \[0\]; allowed: only for newton_gl.* is sensor",
+        ),
+        ("sensor:front", {"camera": Camera()}, r"camera: got Camera.*; allowed: only for kit and newton_gl"),
+        (
+            "renderer",
+            {"env_indices": [0]},
+            r"env_indices: got \[0\]; allowed: only for sensor.*there is Newton physics",
+        ),
+        ("renderer", {"camera": 3}, r"camera: got 3; allowed: a Camera, or a function"),
+        ("renderer", {"tiles": (2, 2)}, r"tiles: got \(2, 2\); allowed: at most as many as worlds, 3"),
+        ("sensor:front", {"tiles": (2, 2)}, r"tiles: got \(2, 2\); allowed: no more than the 3 environments"),
+    ],
+)
+def test_what_the_chosen_source_can_not_do_is_refused(
+    filmed: IsaacEnv, output_dir: Path, source: str, wish: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        attach(filmed, config_of(output_dir), source=source, **wish)
+
+
 def test_a_reset_begins_an_episode(filmed: IsaacEnv, output_dir: Path) -> None:
     config = config_of(output_dir, 2, episode_trigger=lambda episode: episode == 1)
     with attach(filmed, config, source="sensor:front") as recorder:
@@ -586,6 +624,7 @@ def test_a_simulation_without_a_model_yet_is_refused(env: IsaacEnv) -> None:
         ({"eye": (0.0, 0.0, 0.0)}, r"the same point as eye"),
         ({"origin_type": "asset_root", "asset_name": "robo"}, r"asset_name: got 'robo'; allowed: robot"),
         ({"origin_type": "env", "env_index": 3}, r"env_index: got 3; allowed: 0 to 2"),
+        ({"origin_type": "asset"}, r"origin_type: got 'asset'; allowed: one of world, env, asset_root, asset_body"),
     ],
 )
 def test_a_view_that_can_not_work_is_refused_before_anything_is_opened(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from ..errors import BackendError, CaptureError
+from ..errors import BackendError, CaptureError, ConfigurationError
 from .camera import Camera, CameraSource, Vector
 from .selection import (
     ISAAC_RTX,
@@ -261,11 +261,17 @@ def _task_viewpoint(viewer: Any) -> Viewpoint:
     return Viewpoint(
         eye=tuple(viewer.eye),
         lookat=tuple(viewer.lookat),
-        origin_type=OriginType(viewer.origin_type),
+        origin_type=_origin_type(viewer.origin_type),
         env_index=viewer.env_index,
         asset_name=viewer.asset_name,
         body_name=viewer.body_name,
     )
+
+
+def _origin_type(name: Any) -> OriginType:
+    if name not in tuple(OriginType):
+        raise ConfigurationError(f"origin_type: got {name!r}; allowed: one of {', '.join(OriginType)}")
+    return OriginType(name)
 
 
 def _fov(cfg: Any) -> float:

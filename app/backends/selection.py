@@ -7,7 +7,7 @@ a running Isaac Lab environment; any other scene can be described by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -87,6 +87,21 @@ class CameraKind(StrEnum):
     """As the visualizer's own camera, asked at each capture."""
     ASSET = "asset"
     """With an asset or a body of it."""
+
+
+_OUTPUTS = {
+    Channel.RGB: ("rgb", "rgba"),
+    Channel.DEPTH: ("depth", "distance_to_image_plane", "distance_to_camera"),
+    Channel.SEGMENTATION: (
+        "semantic_segmentation",
+        "instance_segmentation_fast",
+        "instance_id_segmentation_fast",
+        "instance_segmentation",
+        "instance_id_segmentation",
+    ),
+    Channel.NORMALS: ("normals",),
+}
+"""What of a camera's output shows a channel; the first that is there is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +280,21 @@ def checked_channel(name: str) -> Channel:
     return Channel(name)
 
 
+def find_output(sensor: str, channel: Channel, outputs: Collection[str]) -> str:
+    """Return the output of a camera that shows `channel`.
+
+    Raises:
+        SourceUnavailableError: there is none among `outputs`.
+    """
+    for name in _OUTPUTS[channel]:
+        if name in outputs:
+            return name
+    raise SourceUnavailableError(
+        f"sensor {sensor!r}: looked for {' or '.join(_OUTPUTS[channel])}, found {_listed(outputs)}; add one of "
+        "those to the data_types of its configuration"
+    )
+
+
 def _visualizer_type(text: str, name: str) -> str:
     found = _VISUALIZER_ALIASES.get(name.lower(), name.lower())
     if found not in _VISUALIZERS:
@@ -274,11 +304,12 @@ def _visualizer_type(text: str, name: str) -> str:
 
 def _choose_sensor(scene: SceneDescription, source: BackendSource) -> Choice:
     names = [sensor.name for sensor in scene.sensors]
-    if source.sensor not in names:
+    if source.sensor is None or source.sensor not in names:
         raise SourceUnavailableError(
             f"{source}: looked for the camera {source.sensor!r} in the scene, found {_listed(names)}; "
             + ("name one of those" if names else f"add a camera to the scene, or {_advice(scene)}")
         )
+    find_output(source.sensor, source.channel, scene.sensors[names.index(source.sensor)].outputs)
     return Choice(source=source, backend=BackendKind.SENSOR, reason=f"the task renders {source.sensor} itself")
 
 

@@ -24,23 +24,10 @@ from ..errors import BackendError, CaptureError, ConfigurationError, SourceUnava
 from .camera import Camera
 from .colour import checked_range, depth_to_rgb, labels_to_rgb, normals_to_rgb
 from .pixels import copy_channels
-from .selection import Channel, checked_channel
+from .selection import Channel, checked_channel, find_output
 
 DEFAULT_DEPTH_RANGE = (0.1, 10.0)
 
-_OUTPUTS = {
-    Channel.RGB: ("rgb", "rgba"),
-    Channel.DEPTH: ("depth", "distance_to_image_plane", "distance_to_camera"),
-    Channel.SEGMENTATION: (
-        "semantic_segmentation",
-        "instance_segmentation_fast",
-        "instance_id_segmentation_fast",
-        "instance_segmentation",
-        "instance_id_segmentation",
-    ),
-    Channel.NORMALS: ("normals",),
-}
-"""What of `sensor.data.output` shows a channel; the first that is there is taken."""
 _NO_LABEL = 0
 """Replicator's label of the background."""
 
@@ -178,14 +165,7 @@ class SensorBackend:
         self._source = None
 
     def _find_output(self) -> str:
-        outputs = self._outputs()
-        for name in _OUTPUTS[self._channel]:
-            if name in outputs:
-                return name
-        raise SourceUnavailableError(
-            f"sensor {self._sensor_name!r}: looked for {' or '.join(_OUTPUTS[self._channel])}, found "
-            f"{', '.join(outputs) or 'nothing'}; add one of those to the data_types of its configuration"
-        )
+        return find_output(self._sensor_name, self._channel, tuple(self._outputs()))
 
     def _outputs(self) -> Mapping[str, Any]:
         outputs = getattr(getattr(self._sensor, "data", None), "output", None)

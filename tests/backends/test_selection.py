@@ -209,6 +209,11 @@ def test_another_source_is_refused_with_what_is_allowed(text: Any, allowed: str)
             "sensor:back",
             ["the camera 'back'", "found front"],
         ),
+        (
+            scene_with("kit", sensors=(SensorDescription(name="front", outputs=("rgb", "depth")),)),
+            "sensor:front:normals",
+            ["sensor 'front'", "looked for normals", "found rgb, depth"],
+        ),
         (scene_with("newton_physics"), "sensor:back", ["found none", "add a camera", 'source="renderer"']),
         (
             scene_with("newton", "newton_physics"),
@@ -239,6 +244,13 @@ def test_a_source_that_is_not_there_is_told_with_what_was_found_and_what_to_pass
 def test_the_reason_tells_what_decided(signals: tuple[str, ...], source: str, reason: str) -> None:
     choice = select_backend(scene_with(*signals), BackendSource.parse(source))
     assert re.search(reason, choice.reason)
+
+
+@pytest.mark.parametrize("output", ["depth", "distance_to_image_plane", "distance_to_camera"])
+def test_a_camera_of_the_scene_is_taken_whatever_its_depth_is_called(output: str) -> None:
+    scene = scene_with("kit", "physx", sensors=(SensorDescription(name="front", outputs=("rgb", output)),))
+    choice = select_backend(scene, BackendSource.parse("sensor:front:depth"))
+    assert (choice.backend, choice.camera, choice.width) == (BackendKind.SENSOR, None, None)
 
 
 def test_a_visualizers_own_pictures_are_taken_with_its_own_camera_and_size() -> None:
