@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..clip import CaptureFormat, CaptureRequest, PendingSnapshot, Slot, Snapshot
-from ..errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
+from ..errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError, StepreelError
 from .camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
 from .colour import checked_range
 from .drawing_place import DrawingPlace, choose_place
@@ -127,6 +127,7 @@ class NewtonBackend:
 
         Raises:
             BackendError: the model of now, or its state, can't be recorded.
+            ConfigurationError: it has too few worlds.
         """
         if self._wish is None:
             return None
@@ -136,7 +137,7 @@ class NewtonBackend:
         self._source = self._known = None
         try:
             return self._announce(model, self._wish)
-        except BackendError as exc:
+        except StepreelError as exc:
             self._problem = f"what is simulated now can't be recorded: {exc}"
             raise
 

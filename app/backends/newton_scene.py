@@ -105,7 +105,7 @@ class Selection:
     """Which rows of a state the scene shows."""
 
     worlds: tuple[int, ...]
-    """The worlds in the picture, ascending."""
+    """The worlds in the picture, ascending; with tiles in the order of those."""
     bodies: NDArray[np.int64]
     particles: NDArray[np.int64]
 

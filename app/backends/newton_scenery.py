@@ -6,7 +6,7 @@ Tiles whose worlds are copies of one another share a scene, so that a robot's me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def build_tiles(
     Raises:
         BackendError: nothing of a world can be seen.
     """
-    whole = select(model, worlds)
+    whole = replace(select(model, worlds), worlds=tuple(worlds))
     sources = SceneSources(model)
     offsets = np.zeros((int(model.world_count) + 1, 3), dtype=np.float32)
     scenes: list[Scene] = []

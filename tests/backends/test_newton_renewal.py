@@ -21,7 +21,7 @@ from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton_renderer import WarpRenderer
 from stepreel.clip import ClipState, DropCause, RenewableBackend
-from stepreel.errors import BackendError, CaptureError, SourceChangedError
+from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceChangedError
 from stepreel.frame_pool import FramePool, PoolSlot
 
 from .newton_scenes import HEIGHT, REQUEST, WIDTH, captured, draw_here, opened, sphere, worlds_of
@@ -118,6 +118,17 @@ def test_a_model_that_can_not_be_recorded_costs_captures_until_there_is_one_that
     simulation.build(1)
     assert backend.renewed() is not None
     assert len(captured(backend, slot)) == 28
+
+
+def test_a_model_with_too_few_worlds_for_the_tiles_costs_captures(slot: PoolSlot) -> None:
+    simulation = Simulation(4)
+    backend = NewtonBackend(lambda: simulation.model, lambda: simulation.state, renderer="warp", tiles=(2, 2))
+    opened(backend)
+    simulation.build(3)
+    with pytest.raises(ConfigurationError, match=r"tiles: got \(2, 2\); allowed: at most as many as worlds, 3"):
+        backend.renewed()
+    with pytest.raises(CaptureError, match="at most as many as worlds, 3"):
+        backend.capture(REQUEST, slot)
 
 
 def test_a_model_that_was_replaced_is_let_go() -> None:

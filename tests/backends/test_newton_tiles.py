@@ -88,6 +88,7 @@ def test_a_tile_is_the_picture_of_its_world_alone(slot: PoolSlot, renderer: str)
     backend = backend_of(model, state, renderer=renderer, tiles=(1, 2), visible_worlds=[3, 1])
     capture_format = opened(backend)
     assert capture_format.details["tiles"] == [1, 2]
+    assert capture_format.details["visible_worlds"] == [3, 1]
     (picture,) = draw_here(capture_format, captured(backend, slot))
     assert picture.shape == (HEIGHT, WIDTH, 3)
     width, height = view_of(capture_format).tile_size
