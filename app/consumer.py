@@ -250,6 +250,7 @@ class Consumer:
     async def _take_news(self) -> None:
         while True:
             await self._doorbell.wait()
+            await self._turns.rest()  # Not at once: who rings gave up the GIL for it, and wants it back.
             while self._producer.news:
                 await self._hear(self._producer.news[0])
                 self._producer.news.popleft()
@@ -257,7 +258,6 @@ class Consumer:
                 self._sized.set()
             self._ring_all()
             self._progress.beat()
-            await self._turns.rest()
 
     async def _populate(self) -> None:
         """Fault the frame pool in, once the first capture tells how much of it is needed."""
