@@ -135,6 +135,13 @@
     play(event.target.closest(".clip"));
   });
 
+  // A file that can't be decoded has no pictures.
+
+  const isBroken = (image) => image.complete && image.src && !image.naturalWidth;
+  const hide = (image) => image.classList.add("broken");
+  clips.addEventListener("error", (event) => { if (event.target.matches("img")) hide(event.target); }, true);
+  for (const image of clips.querySelectorAll("img")) if (isBroken(image)) hide(image);
+
   // Filtering
 
   function applyFilter() {

@@ -166,7 +166,8 @@ def _screen(found: FoundClip, sources: Sources | None) -> str:
     )
     playable = found.files or ((found.part,) if found.part else ())
     if not playable:
-        why = "not drawn yet" if clip.state is ClipState.UNRENDERED else "no video"
+        waits = clip.state in (ClipState.UNRENDERED, ClipState.RECORDING)
+        why = "not drawn yet" if waits else "no video"
         return f'<div class="play none">{picture}<span class="nothing">{why}</span></div>'
     seconds = sum(segment.duration_s for segment in clip.segments)
     lasts = duration(seconds) if found.files else "so far"
@@ -223,7 +224,8 @@ def _facts(found: FoundClip, shelf: Shelf) -> str:
     lines = [f"steps {number(clip.start_step)}{end}"]
     if clip.frame_stride > 1:
         lines.append(f"every {number(clip.frame_stride)}th")
-    lines.append(f"{number(clip.frames.encoded)} of {plural(clip.frames.requested, 'frame')}")
+    if clip.frames.requested or clip.state is not ClipState.RECORDING:
+        lines.append(f"{number(clip.frames.encoded)} of {plural(clip.frames.requested, 'frame')}")
     lines += [f"{clip.width}\u00d7{clip.height}"] if clip.width and clip.height else []
     lines.append(size(found.nbytes))
     lines += [f"stream {attribute(clip.stream)}"] if clip.stream not in ("", "default") else []

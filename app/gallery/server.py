@@ -148,7 +148,9 @@ def picture_version(found: FoundClip) -> str:
     return f"{len(found.files)}-{grown}-{found.clip.state.value}"
 
 
-def _addresses(found: FoundClip) -> Sources:
+def _addresses(found: FoundClip) -> Sources | None:
+    if not (found.files or found.part):
+        return None
     name, version = quote(found.clip.name, safe=""), picture_version(found)
     return Sources(poster=f"./-/poster/{name}?{version}", strip=f"./-/strip/{name}?{version}")
 

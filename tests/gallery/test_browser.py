@@ -219,6 +219,7 @@ def test_hostile_names_and_values_run_nothing(
     browser.run("document.querySelector('a.play').click()")
     browser.wait_for(f"{VIDEO}.error")
     assert browser.run("window.hit") is None
+    assert browser.run("Array.from(document.images).every(one => one.classList.contains('broken'))")
     assert browser.run("document.querySelectorAll('script').length") == 1
     assert name in browser.run("document.body.textContent")
     origin = browser.run("location.href").rpartition("/")[0]
