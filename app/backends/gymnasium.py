@@ -23,7 +23,7 @@ def choose_backend(env: gymnasium.Env[Any, Any], *, backend: str = "auto", camer
         backend: "mujoco" takes snapshots of a MuJoCo simulation, whatever `render_mode` it has; "render" calls
             `env.render()`; "auto" takes snapshots where they show the same as `env.render()`: of a MuJoCo environment
             on which neither itself nor a wrapper draws anything of its own. Without a `render_mode` that gives
-            pictures, it takes snapshots of every MuJoCo environment.
+            pictures, or with a `camera`, it takes snapshots of every MuJoCo environment.
         camera: Where snapshots are taken from, see `stepreel.backends.mujoco.MujocoBackend`; None: as `env.render()`.
 
     Raises:
@@ -32,9 +32,11 @@ def choose_backend(env: gymnasium.Env[Any, Any], *, backend: str = "auto", camer
     """
     if backend not in _BACKENDS:
         raise ConfigurationError(f"backend: got {backend!r}; allowed: one of {', '.join(_BACKENDS)}")
-    if backend == "mujoco" or (backend == "auto" and _is_shown_by_snapshots(env)):
-        from .mujoco import MujocoBackend
+    from .mujoco import MujocoBackend, is_mujoco
 
+    if backend == "mujoco" or (
+        backend == "auto" and is_mujoco(env) and (camera is not None or _is_shown_by_snapshots(env))
+    ):
         return MujocoBackend(env, camera=camera)
     if camera is not None:
         raise ConfigurationError(
@@ -44,9 +46,7 @@ def choose_backend(env: gymnasium.Env[Any, Any], *, backend: str = "auto", camer
 
 
 def _is_shown_by_snapshots(env: gymnasium.Env[Any, Any]) -> bool:
-    from .mujoco import is_mujoco
-
-    return is_mujoco(env) and (not _makes_pictures(env) or not _draws_its_own(env))
+    return not _makes_pictures(env) or not _draws_its_own(env)
 
 
 def _draws_its_own(env: gymnasium.Env[Any, Any]) -> bool:

@@ -451,7 +451,7 @@ def _aim_of(camera: Any, simulation: _Simulation) -> _Aim:
     if isinstance(camera, Camera):
         return _StandingAim(camera)
     if isinstance(camera, import_mujoco().MjvCamera):
-        return _ViewerAim(camera, model)
+        return _ViewerAim(_checked_viewer_camera(camera, model), model)
     if isinstance(camera, str | int) and not isinstance(camera, bool):
         return _FixedAim(_camera_id(camera, model), model)
     if callable(camera):
@@ -460,6 +460,15 @@ def _aim_of(camera: Any, simulation: _Simulation) -> _Aim:
         f"camera: got {camera!r}; allowed: the name or number of a camera of the model, a Camera, a function that "
         "returns one, a mujoco.MjvCamera, or None"
     )
+
+
+def _checked_viewer_camera(camera: Any, model: Any) -> Any:
+    kind = _kind_of(camera)
+    if kind.is_fixed and not 0 <= kind.fixedcamid < model.ncam:
+        raise ConfigurationError(f"camera: got fixedcamid={kind.fixedcamid}; allowed: 0 to {model.ncam - 1}")
+    if kind.is_tracking and not 0 <= kind.trackbodyid < model.nbody:
+        raise ConfigurationError(f"camera: got trackbodyid={kind.trackbodyid}; allowed: 0 to {model.nbody - 1}")
+    return camera
 
 
 def _camera_id(camera: str | int, model: Any) -> int:

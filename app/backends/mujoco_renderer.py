@@ -90,9 +90,14 @@ class CameraKind:
     orthographic: int = 0
 
     @property
-    def takes_fov(self) -> bool:
-        """Whether the snapshot tells the field of view; a camera of the model has its own."""
-        return self.type != _FIXED
+    def is_fixed(self) -> bool:
+        """Whether it is a camera of the model, which has its own place and field of view."""
+        return self.type == _FIXED
+
+    @property
+    def is_tracking(self) -> bool:
+        """Whether it looks at a body."""
+        return self.type == _TRACKING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +240,7 @@ class MujocoRenderer:
         self._mujoco.mj_setState(self._model, self._data, state, self._view.spec)
         self._check_positions()
         self._mujoco.mj_forward(self._model, self._data)
-        if self._view.camera.type == _TRACKING:
+        if self._view.camera.is_tracking:
             # Older versions (3.3 still) would go only part of the way there from the picture before.
             self._mjv_camera.lookat[:] = self._data.subtree_com[self._view.camera.trackbodyid]
 
@@ -257,7 +262,7 @@ class MujocoRenderer:
         camera = self._mjv_camera
         camera.lookat[:] = values[:3]
         camera.distance, camera.azimuth, camera.elevation = values[3:6].tolist()
-        if self._view.camera.takes_fov:
+        if not self._view.camera.is_fixed:
             self._model.vis.global_.fovy = float(values[6])
 
     def _check_positions(self) -> None:

@@ -684,6 +684,18 @@ def test_the_worker_draws_over_egl_whatever_training_draws_with(monkeypatch: pyt
     }
 
 
+def test_the_gpu_that_was_asked_for_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    environment = gl_environment(replace(choose_place("cuda:1", None), opengl_problem=None))
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["MUJOCO_EGL_DEVICE_ID"]) == ("1", "1")
+    assert environment["MUJOCO_GL"] == "egl"
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(
+        RendererUnavailableError, match="on cuda:1, found egl: not asked; osmesa: draws on the CPU only"
+    ):
+        gl_environment(choose_place("cuda:1", None))
+
+
 def test_without_egl_osmesa_draws_and_without_either_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     here = DrawingPlace(gpu=None, environment={}, opengl_problem="libEGL.so.1 can't be loaded")
     monkeypatch.setattr(mujoco_renderer, "_OSMESA", ("libc.so.6",))
@@ -738,6 +750,7 @@ def test_where_a_wrapper_draws_something_of_its_own_render_is_called(make_env: C
     assert isinstance(choose_backend(_Overlay(make_env("Ant-v5"))), GymnasiumBackend)
     assert isinstance(choose_backend(_Overlay(make_env("Ant-v5")), backend="mujoco"), MujocoBackend)
     assert isinstance(choose_backend(_Overlay(make_env("Ant-v5", render_mode=None))), MujocoBackend)
+    assert isinstance(choose_backend(_Overlay(make_env("Ant-v5")), camera="track"), MujocoBackend)
 
 
 @pytest.mark.parametrize(
@@ -754,6 +767,21 @@ def test_where_a_wrapper_draws_something_of_its_own_render_is_called(make_env: C
 def test_a_value_that_cannot_work_is_refused_at_once(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         MujocoBackend(*simulation(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (mujoco.mjtCamera.mjCAMERA_TRACKING, "camera: got trackbodyid=-1; allowed: 0 to 2"),
+        (mujoco.mjtCamera.mjCAMERA_FIXED, "camera: got fixedcamid=-1; allowed: 0 to 1"),
+    ],
+    ids=["tracking", "fixed"],
+)
+def test_a_camera_of_mujoco_that_looks_at_nothing_is_refused(kind: Any, message: str) -> None:
+    camera = mujoco.MjvCamera()
+    camera.type = kind
+    with pytest.raises(ConfigurationError, match=message):
+        MujocoBackend(*simulation(), camera=camera)
 
 
 def test_a_vector_of_environments_is_refused() -> None:
