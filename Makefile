@@ -64,7 +64,7 @@ examples: graphics $(VENV)/examples/installed ## Run the examples, shortened; th
 	$(EXAMPLE)/async_training.py --video --steps 20000 --video_interval 8000 --queue_bytes 1000000000 \
 	  --log_dir logs/examples/async_training
 	$(EXAMPLE)/cleanrl_ppo.py --capture_video --total_timesteps 8192 --video_folder logs/examples/cleanrl_ppo/videos
-	$(EXAMPLE)/newton_ars.py --video --iterations 11 --log_dir logs/examples/newton_ars
+	$(EXAMPLE)/newton_ars.py --video --iterations 11 --frame_stride 3 --log_dir logs/examples/newton_ars
 	$(EXAMPLE)/mujoco_ant.py --attempts 20 --output-dir logs/examples/mujoco_ant
 	$(EXAMPLE)/sb3_ppo.py --timesteps 8192 --video_interval 1000 --video_folder logs/examples/sb3_ppo/videos
 

@@ -169,28 +169,64 @@ def test_what_was_kept_for_later_is_drawn_afterwards_and_from_another_camera(out
 
 
 @both_renderers
-def test_worlds_side_by_side_are_where_they_are_told_to_stand(slot: PoolSlot, renderer: str) -> None:
-    model = worlds_of(sphere(0.12), 3, ground=False)
+def test_chosen_worlds_side_by_side_are_where_they_are_told_to_stand(slot: PoolSlot, renderer: str) -> None:
+    model = worlds_of(sphere(0.12), 6, ground=False)
     state = model.state()
     bodies = state.body_q.numpy()
-    eye, spacing = (6.0, 0.5, 1.0), (0.0, 1.5, 0.0)
-    backend = backend_of(model, state, renderer=renderer, eye=eye, world_spacing=spacing)
+    eye, chosen, nowhere = (6.0, 0.5, 1.0), (1, 2, 5), (-40.0, 0.0, 90.0)
+    backend = backend_of(model, state, renderer=renderer, eye=eye, visible_worlds=chosen, world_spacing=(0.0, 1.5, 0.0))
     capture_format = opened(backend)
     heights = [(0.2, 0.5, 0.8), (0.5, 0.2, 0.8), (0.5, 0.2, -0.7)]  # The first two swapped, then the third fallen.
     snapshots = []
     for shown in heights:
-        for world in range(3):
-            bodies[:, :3] = (-40.0, 0.0, 90.0)
-            bodies[world, :3] = (0.1 * world, 0.0, shown[world])
+        for column, world in enumerate(chosen):
+            bodies[:, :3] = (0.0, 0.0, 0.3)  # In front of everything, had they been chosen.
+            bodies[list(chosen), :3] = nowhere
+            bodies[world, :3] = (0.1 * column, 0.0, shown[column])
             snapshots.append(captured(backend, slot))
-    bodies[:, :3] = (-40.0, 0.0, 90.0)
+    bodies[:, :3] = nowhere
     snapshots.append(captured(backend, slot))
     *pictures, background = draw_here(capture_format, *snapshots)
     for number, picture in enumerate(pictures):
-        world = number % 3
-        place = (0.1 * world, 1.5 * (world - 1), heights[number // 3][world])
+        column = number % 3
+        place = (0.1 * column, 1.5 * (column - 1), heights[number // 3][column])
         expected = pixel_of(place, eye, (0.0, 0.0, 0.0), 45.0, 2)
         assert center_of_change(picture, background) == pytest.approx(expected, abs=2)
+
+
+@both_renderers
+def test_a_following_camera_sees_the_others_move_when_its_world_is_swapped_or_falls(
+    slot: PoolSlot, renderer: str
+) -> None:
+    model = worlds_of(sphere(0.12), 2, ground=False)
+    state = model.state()
+    bodies = state.body_q.numpy()
+
+    def behind_the_first() -> Camera:
+        x, y, z = bodies[0, :3].tolist()
+        return Camera(eye=(x + 5.0, y, z), lookat=(x, y, z))
+
+    backend = NewtonBackend(
+        model, lambda: state, camera=behind_the_first, renderer=renderer, world_spacing=(0.0, 0.0, 0.0)
+    )
+    capture_format = opened(backend)
+    places = [
+        ((0.0, 0.6, 1.0), (0.0, -0.6, 0.5)),
+        ((0.0, -0.6, 0.5), (0.0, 0.6, 1.0)),
+        ((0.0, -0.6, -0.4), (0.0, 0.6, 0.2)),
+    ]
+    snapshots = []
+    for first, second in places:
+        bodies[:, :3] = first, second
+        shown = captured(backend, slot)
+        hidden = shown.copy()
+        hidden[28:56].view(np.float32)[:3] = (40.0, 0.0, 90.0)
+        snapshots += [shown, hidden]
+    pictures = draw_here(capture_format, *snapshots)
+    for number, (first, second) in enumerate(places):
+        seen = center_of_change(pictures[2 * number], pictures[2 * number + 1])
+        eye = (first[0] + 5.0, first[1], first[2])
+        assert seen == pytest.approx(pixel_of(second, eye, first, 45.0, 2), abs=2)
 
 
 def test_a_snapshot_shows_what_newtons_ray_tracer_sees_of_the_state_itself(slot: PoolSlot) -> None:
