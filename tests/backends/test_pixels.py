@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stepreel.backends.pixels import copy_pixels
+from stepreel.backends.pixels import copy_pixels, tile_pixels
 from stepreel.clip import Frame
 from stepreel.errors import CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot
@@ -106,3 +106,28 @@ def test_what_is_no_picture_is_refused_with_what_came(slot: PoolSlot, picture: o
 def test_a_picture_larger_than_the_frame_pool_is_refused(slot: PoolSlot) -> None:
     with pytest.raises(CaptureError, match="queue_bytes"):
         copy_pixels(_noise(1000, 1000, 3), slot)
+
+
+def test_pictures_are_put_side_by_side_and_what_is_left_over_is_black(slot: PoolSlot) -> None:
+    colour, alpha, grey = _noise(4, 6, 3), _noise(4, 6, 4), _noise(4, 6)
+    slot.array(8 * 12 * 3)[:] = 77  # From the capture before.
+    frame = tile_pixels([colour, alpha, grey], slot, columns=2)
+    assert (frame.height, frame.width) == (8, 12)
+    found = _in_slot(slot, frame)
+    np.testing.assert_array_equal(found[:4, :6], colour)
+    np.testing.assert_array_equal(found[:4, 6:], alpha[..., :3])
+    np.testing.assert_array_equal(found[4:, :6], np.repeat(grey[..., None], 3, axis=2))
+    assert not found[4:, 6:].any()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "found"),
+    [
+        ([np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)], "must be of one size; got 4x6, 6x4"),
+        ([], "must be of one size; got none at all"),
+        ([np.zeros((4, 6, 3), np.uint8), None], "not a picture: got None"),
+    ],
+)
+def test_pictures_that_do_not_fit_together_are_refused(slot: PoolSlot, pictures: list[object], found: str) -> None:
+    with pytest.raises(CaptureError, match=found):
+        tile_pixels(pictures, slot, columns=2)
