@@ -207,7 +207,9 @@ def check_clip(clip: ClipEvidence, folder: Path) -> None:
         require(asked == grid, f"{name}: {len(grid - asked)} steps are neither shown nor missing")
     kept = check_snapshots(clip, folder, set(missing))
     expected = "complete" if not missing else "incomplete" if shown else "unrendered" if kept else "failed"
-    require(clip.state in (expected, "recovered"), f"{name}: {clip.state}, {frames}")
+    # Of a clip that was killed before anything was asked for, nobody knows whether it is complete.
+    empty = {"failed"} if not shown and not missing else set()
+    require(clip.state in {expected, "recovered", *empty}, f"{name}: {clip.state}, {frames}")
 
 
 def check_snapshots(clip: ClipEvidence, folder: Path, missing: set[int]) -> int:
