@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from stepreel import ClipState, OutputError, Recorder, RecorderConfig
+from stepreel import AsyncRecorder, ClipState, OutputError, Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.encoders.inspection import inspect
 from stepreel.encoders.recovery import recover
@@ -47,6 +47,38 @@ def test_a_run_leaves_its_pace_up_to_its_last_step(output_dir: Path) -> None:
     assert pace is not None
     assert (pace.steps[0], pace.steps[-1]) == (0, 40)
     assert pace.seconds[0] <= pace.seconds[-1]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_loop_that_is_starved_still_tells_of_the_last_step(output_dir: Path, backend: str) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=5, video_interval=0)
+
+    async def train() -> None:
+        async with AsyncRecorder(config, SyntheticBackend(width=64, height=48)) as recorder:
+            for _ in range(40):
+                await recorder.step()
+
+    anyio.run(train, backend=backend)
+    pace = read_pace(output_dir)
+    assert pace is not None
+    assert pace.steps[-1] == 40
+
+
+def test_a_run_that_is_cancelled_leaves_its_pace(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=5, video_interval=0)
+
+    async def train() -> None:
+        with anyio.CancelScope() as scope:
+            async with AsyncRecorder(config, SyntheticBackend(width=64, height=48)) as recorder:
+                for _ in range(7):
+                    await recorder.step()
+                scope.cancel()
+                await anyio.sleep_forever()
+
+    anyio.run(train)
+    pace = read_pace(output_dir)
+    assert pace is not None
+    assert pace.steps[-1] == 7
 
 
 def test_the_file_is_no_clip(output_dir: Path) -> None:
