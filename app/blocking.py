@@ -113,6 +113,10 @@ class Recorder:
         """Open a clip `<prefix>-<name>` with the next step, for `length` steps or until `stop_clip`."""
         (self._producer or self._refuse()).start_clip(name, length)
 
+    def save_last(self, seconds: float | None = None, *, name: str | None = None) -> None:
+        """Write what is held of the last seconds as a clip of its own; see `AsyncRecorder.save_last`."""
+        (self._producer or self._refuse()).save_last(seconds, name)
+
     def stop_clip(self) -> None:
         """End the open clip with the step before."""
         (self._producer or self._refuse()).stop_clip()

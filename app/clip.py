@@ -62,6 +62,8 @@ class ClipRequest:
     frame_stride: int
     clip_index: int
     """Counts the clips of one recorder from 0; identifies the clip inside this process."""
+    is_ring: bool = False
+    """Its last seconds are held in memory; it becomes a clip like others once it is saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,6 +130,10 @@ class RecorderConfig:
     keep_last_n_clips: int | None = None
     """Delete older clips of this prefix once there are more; None: keep all."""
 
+    ring_s: float | None = None
+    """Seconds of video that are held for `save_last`: every step is captured and encoded; None: nothing is held."""
+    ring_bytes: int = 64 * 2**20
+    """Encoded bytes that are held for `save_last` at most, of each stream."""
     min_free_bytes: int = 200 * 2**20
     """Room on the disk of `output_dir` below which nothing is recorded; 0: whatever there is."""
 
@@ -163,6 +167,8 @@ class RecorderConfig:
         object.__setattr__(self, "drop_policy", DropPolicy(self.drop_policy))
         object.__setattr__(self, "render", RenderTime(self.render))
         object.__setattr__(self, "worker_priority", WorkerPriority(self.worker_priority))
+        if self.ring_s and self.render is RenderTime.LATER:
+            raise _refusal("ring_s", self.ring_s, 'None with render="later", which encodes nothing')
         if 0 < self.video_interval < self.video_length:
             raise _refusal(
                 "video_interval", self.video_interval, f"0 (one clip) or at least video_length ({self.video_length})"
@@ -312,6 +318,8 @@ _CHECKS: dict[str, Check] = {
     "gop_s": _real(0, 60),
     "segment_s": _real(0, optional=True),
     "segment_bytes": _whole(1, optional=True),
+    "ring_s": _real(0, 3600, optional=True),
+    "ring_bytes": _whole(1),
     "min_free_bytes": _whole(0),
     "keep_last_n_clips": _whole(1, optional=True),
     "queue_depth": _whole(1),

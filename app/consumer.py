@@ -18,7 +18,7 @@ from .encoders.manifest import reserve_name
 from .encoders.worker_process import WorkerProcess
 from .errors import CodecUnavailableError, OutputError, RecordingError, StepreelError, WorkerError
 from .frame_pool import FramePool
-from .ledger import ClipAccount, Ledger
+from .ledger import ClipAccount, Ledger, RingAccount
 from .pace import PaceKeeper
 from .producer import ClipEnded, ClipJudged, ClipOpened, News, Producer, StreamRenewed, Trouble
 from .records import Hooks, Records
@@ -219,6 +219,8 @@ class Consumer:
                 await self._open_untold(account)
             for clip in self._clips.values():
                 clip.is_ended = True  # Whatever an interruption of the training thread kept from being told.
+                if isinstance(clip.account, RingAccount) and not clip.account.seconds:
+                    clip.account.is_unwanted = True
                 if clip.account.is_undecided:
                     clip.account.is_undecided = False
                     self._records.note(clip.account)
@@ -273,9 +275,7 @@ class Consumer:
             case ClipOpened(account=account):
                 await self._open_clip(account)
             case ClipEnded(account=account):
-                await self._open_untold(account)
-                self._clips[account.request.clip_index].is_ended = True
-                self._records.note(account)  # For whoever mends the clip, should the process die before it is encoded.
+                await self._end_clip(account)
             case ClipJudged(account=account):
                 self._records.note(account)
             case Trouble(event=event, kind=kind, count=count, facts=facts):
@@ -306,8 +306,23 @@ class Consumer:
         self._clips_opened += 1
         seat = min(self._seats, key=lambda one: (one.is_doubtful, len(one.clips)))
         seat.clips[clip.index] = clip
+        if not account.request.is_ring:
+            await self._name_clip(clip)
+
+    async def _end_clip(self, account: ClipAccount) -> None:
+        await self._open_untold(account)
+        clip = self._clips[account.request.clip_index]
+        if not isinstance(account, RingAccount):
+            self._records.note(account)  # For whoever mends the clip, should the process die before it is encoded.
+        elif account.seconds:
+            await self._name_clip(clip)
+        clip.is_ended = True
+
+    async def _name_clip(self, clip: ClipInWork) -> None:
+        """Take a file name for a clip that no other has."""
+        account = clip.account
         try:
-            account.name = await anyio.to_thread.run_sync(reserve_name, self._folder, account.request.name)
+            account.name = await anyio.to_thread.run_sync(reserve_name, self._folder, account.name)
         except OutputError as exc:
             clip.given_up = cause_of(exc)
             self._log.trouble("clip.unnamed", kind=type(exc).__name__, clip=account.name, error=str(exc))
@@ -446,7 +461,7 @@ class Consumer:
             elif clip.unsalvaged and not clip.is_salvage_sent:
                 clip.is_salvage_sent = True
                 yield self._salvage(clip, clip.unsalvaged)
-            elif clip.account.is_named and not clip.is_begun and not clip.unsalvaged:
+            elif clip.can_begin and not clip.is_begun and not clip.unsalvaged:
                 clip.is_begun = True
                 if clip.source.key not in seat.opened:
                     yield self._open_stream(seat, clip.source)
@@ -486,6 +501,8 @@ class Consumer:
             start_step=account.request.start_step,
             frame_stride=account.request.frame_stride,
             first_index=account.segments_opened,
+            ring_s=(self._config.ring_s or 0.0) if account.request.is_ring else 0.0,
+            ring_nbytes=self._config.ring_bytes,
         )
 
     def _salvage(self, clip: ClipInWork, part: str) -> protocol.Salvage:
@@ -547,12 +564,22 @@ class Consumer:
                 account = seat.clips[reply.clip].account
                 account.segment_closed(reply.segment)
                 self._records.segment_closed(account, reply.segment)
+            case protocol.RingSaved():
+                self._take_ring_saved(seat.clips[reply.clip], reply)
             case protocol.SegmentLost():
                 self._take_segment_lost(seat, reply)
             case protocol.ClipDone():
                 self._close_clip(seat, seat.clips[reply.clip])
             case _:
                 raise WorkerError(f"a worker does not report {type(reply).__name__}")
+
+    def _take_ring_saved(self, clip: ClipInWork, reply: protocol.RingSaved) -> None:
+        if not isinstance(clip.account, RingAccount):
+            raise WorkerError(f"the worker held nothing of {clip.account.name}")
+        clip.account.saved(reply.steps, width=reply.width, height=reply.height, codec=reply.codec)
+        if reply.cause:
+            self._log.trouble("ring.not_saved", kind=reply.cause, clip=clip.account.name, error=reply.message)
+            self._fail_if_strict(f"{clip.account.name} can't be written: {reply.message}")
 
     def _take_frame_done(self, seat: Seat, reply: protocol.FrameDone) -> None:
         frame = seat.in_flight[0].frame if seat.in_flight else None
@@ -692,4 +719,6 @@ def _end(clip: ClipInWork) -> protocol.EndClip:
         raise StepreelError(f"{clip.account.name} has no end")
     # The last frame leaves room for those that are kept to be drawn later.
     end_pts = 0 if clip.account.kept else (end_step - request.start_step) // request.frame_stride + 1
-    return protocol.EndClip(clip=clip.index, end_pts=end_pts)
+    account = clip.account
+    seconds = account.seconds if isinstance(account, RingAccount) and account.is_named else 0.0
+    return protocol.EndClip(clip=clip.index, end_pts=end_pts, saved_as=account.name if seconds else "", seconds=seconds)

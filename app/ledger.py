@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Container, Iterable
+from collections import Counter, deque
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -229,6 +230,54 @@ class ClipAccount:
         return ClipState.INCOMPLETE if sum(self._dropped.values()) else ClipState.COMPLETE
 
 
+class RingAccount(ClipAccount):
+    """The books of what is held in memory, which go back no further than it may.
+
+    Nobody hears of it before it was saved; then it is the account of a clip.
+    """
+
+    _MOST_DROPS = 65536
+
+    def __init__(self, request: ClipRequest, *, folder: Path, backend: str, fps: float) -> None:
+        super().__init__(request, folder=folder, backend=backend, fps=fps)
+        self._drops: deque[tuple[int, DropCause]] = deque(maxlen=self._MOST_DROPS)
+        self.seconds = 0.0
+        """How much of it is to be written; 0: nothing."""
+        self.is_saved = False
+        """Its file was written, or can't be."""
+
+    def frame_encoded(self, step: int) -> None:
+        """Book a frame that is held now."""
+        with self._lock:
+            self._pending.remove(step)
+
+    def saved(self, steps: Sequence[int], *, width: int, height: int, codec: str) -> None:
+        """Book what was written: the clip begins with the first of `steps`. No steps: nothing was held."""
+        with self._lock:
+            self.is_saved = True
+            if not steps:
+                self._has_failed = True
+                return
+            self.width, self.height, self.codec = width, height, codec
+            self.request = replace(self.request, start_step=steps[0])
+            self._encoded = len(steps)
+            for step in steps:
+                self._open_steps.add(step)
+            for step, cause in sorted(self._drops):
+                if step > steps[0]:
+                    self._dropped[cause] += 1
+                    self._missing_steps.add(step)
+
+    def failed(self) -> None:
+        """Book that nothing could be written."""
+        with self._lock:
+            self.is_saved = self._has_failed = True
+
+    def _drop(self, step: int, cause: DropCause) -> None:
+        self._pending.remove(step)
+        self._drops.append((step, cause))
+
+
 class Ledger:
     """The accounts of every clip of a recorder, in the order of their opening. Safe to call from any thread."""
 
@@ -244,7 +293,8 @@ class Ledger:
     def open(self, request: ClipRequest, *, backend: str, fps: float) -> ClipAccount:
         """Open the account of a clip."""
         drawn_by = self._drawn_by.get(request.stream, backend)
-        account = ClipAccount(request, folder=self._folder, backend=drawn_by, fps=fps)
+        kind = RingAccount if request.is_ring else ClipAccount
+        account = kind(request, folder=self._folder, backend=drawn_by, fps=fps)
         with self._lock:
             self._open[request.clip_index] = account
         return account
@@ -272,6 +322,11 @@ class Ledger:
             self._closed_counts = add_counts((self._closed_counts, clip.frames))
         return clip
 
+    def forget(self, account: ClipAccount) -> None:
+        """Settle the account of what was held in memory, and was never asked for."""
+        with self._lock:
+            del self._open[account.request.clip_index]
+
     def discard(self, account: ClipAccount) -> Clip:
         """Settle the account of a clip whose files are gone; return its clip, which is kept nowhere."""
         account.discard()
@@ -286,7 +341,7 @@ class Ledger:
     def open_accounts(self) -> tuple[ClipAccount, ...]:
         """Those of clips that are not closed."""
         with self._lock:
-            return tuple(self._open.values())
+            return tuple(account for account in self._open.values() if _is_clip(account))
 
     @property
     def closed_clips(self) -> tuple[Clip, ...]:
@@ -298,7 +353,13 @@ class Ledger:
     def counts(self) -> FrameCounts:
         """The sum over all clips, open ones included."""
         with self._lock:
-            return add_counts((self._closed_counts, *(account.counts for account in self._open.values())))
+            return add_counts(
+                (self._closed_counts, *(account.counts for account in self._open.values() if _is_clip(account)))
+            )
+
+
+def _is_clip(account: ClipAccount) -> bool:
+    return not isinstance(account, RingAccount) or account.is_saved
 
 
 def add_counts(counts: Iterable[FrameCounts]) -> FrameCounts:

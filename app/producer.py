@@ -19,9 +19,9 @@ from .clip import (
 )
 from .config import DropPolicy, Episode, RecorderConfig
 from .doorbell import Doorbell
-from .errors import RecorderClosedError, RecordingError, SourceChangedError
+from .errors import ConfigurationError, RecorderClosedError, RecordingError, SourceChangedError
 from .frame_pool import FramePool, PoolSlot
-from .ledger import ClipAccount, Ledger
+from .ledger import ClipAccount, Ledger, RingAccount
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .scheduling.keeping import Keeping, Verdict
 from .scheduling.schedule import Action, BeginClip, Capture, ClipSchedule, EndClip
@@ -128,6 +128,10 @@ class Producer:
         self._closed = False
         self._is_capturing = False
         self._wake_step = 0
+        self._ring_s = config.ring_s
+        self._rings: dict[str, RingAccount] = {}
+        self._ring_count = 0
+        self._stride = config.frame_stride
         self._keeping = Keeping(config.keep) if config.keep else None
         self._undecided: dict[int, list[ClipAccount]] = {}
         self._episode_count = 0
@@ -156,6 +160,8 @@ class Producer:
             return
         self._enter()
         self._perform(schedule.step())
+        if self._ring_s and not schedule.is_paused:
+            self._capture_for_rings(schedule.next_step - 1)
         self.raise_failure()
 
     def reset(self) -> None:
@@ -185,6 +191,25 @@ class Producer:
                 self._execute(self._keeping.finish())
         self._episode_count += 1
         self._episode_start = self._schedule.next_step
+        self._perform(())
+        self.raise_failure()
+
+    def save_last(self, seconds: float | None, name: str | None) -> None:
+        """Have what is held of the last seconds written as a clip of each stream."""
+        self._enter()
+        if not self._ring_s:
+            raise ConfigurationError("ring_s: got None; allowed: as many seconds as save_last may be asked for")
+        seconds = self._ring_s if seconds is None else seconds
+        if not 0 < seconds <= self._ring_s:
+            raise ConfigurationError(f"seconds: got {seconds!r}; allowed: above 0, at most ring_s ({self._ring_s:g})")
+        suffix = f"last-{self._schedule.next_step - 1}" if name is None else name
+        self._schedule.check_name(suffix)
+        for stream in self._streams:
+            account = self._rings.pop(stream.name, None)
+            if account:
+                account.name = f"{stream.prefix}-{suffix}"
+                account.seconds = seconds
+                self._end(account.request, self._schedule.next_step - 1)
         self._perform(())
         self.raise_failure()
 
@@ -233,6 +258,7 @@ class Producer:
         self.refuse_in_capture()
         if not self._closed:
             self._perform(self._schedule.stop_clip())
+            self._forget_rings()
             self._publish_arrived(wait=True)
             if self._keeping:
                 self._execute(self._keeping.finish())
@@ -295,17 +321,47 @@ class Producer:
                         self._end(stream.clip(clip), end_step)
                     if self._keeping:
                         self._execute(self._keeping.end(clip.clip_index, end_step))
-        self._wake_step = 0 if self._on_their_way else self._schedule.wake_step
+        self._wake_step = 0 if self._on_their_way or self._ring_s else self._schedule.wake_step
         if self._failure:
             self._wake_step = 0
 
-    def _begin(self, stream: Stream, clip: ClipRequest) -> None:
+    def _begin(self, stream: Stream, clip: ClipRequest) -> ClipAccount:
         try:
             if stream.renew():
                 self._tell(StreamRenewed(stream=stream.name, version=stream.version, format=stream.format))
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this clip, not the training.
             self._trouble("backend.failed", type(exc).__name__, error=str(exc))
-        self._tell(ClipOpened(account=self._ledger.open(clip, backend=stream.backend.name, fps=stream.fps)))
+        account = self._ledger.open(clip, backend=stream.backend.name, fps=stream.fps)
+        self._tell(ClipOpened(account=account))
+        return account
+
+    def _capture_for_rings(self, step: int) -> None:
+        for stream in self._streams:
+            account = self._rings.get(stream.name) or self._begin_ring(stream, step)
+            steps, rest = divmod(step - account.request.start_step, self._stride)
+            if not rest:
+                self._capture(stream, CaptureRequest(clip=account.request, step=step, pts=steps))
+
+    def _begin_ring(self, stream: Stream, step: int) -> RingAccount:
+        self._ring_count += 1
+        request = ClipRequest(
+            name="ring",
+            stream=stream.name,
+            start_step=step,
+            frame_stride=self._stride,
+            clip_index=-self._ring_count,  # Those of other clips count up from 0.
+            is_ring=True,
+        )
+        account = self._begin(stream, request)
+        assert isinstance(account, RingAccount)
+        self._rings[stream.name] = account
+        return account
+
+    def _forget_rings(self) -> None:
+        for account in self._rings.values():
+            account.is_unwanted = True
+            self._end(account.request, self._schedule.next_step - 1)
+        self._rings.clear()
 
     def _await_verdict(self, clip: ClipRequest) -> None:
         if self._keeping:

@@ -199,6 +199,22 @@ class AsyncRecorder:
         self._check_open()
         self.producer.start_clip(name, length)
 
+    def save_last(self, seconds: float | None = None, *, name: str | None = None) -> None:
+        """Write what is held of the last seconds as a clip `<prefix>-<name>`, by default `<prefix>-last-<step>`.
+
+        Frames are held from the last call on, or the first step, for `ring_s`; the clip begins with the keyframe
+        before, so that it is up to `gop_s` longer.
+
+        Args:
+            seconds: Of video, at most `ring_s`; None: all that is held.
+            name: What the clip is called.
+
+        Raises:
+            ConfigurationError: `ring_s` is not set or less than `seconds`, or no clip can be called so.
+        """
+        self._check_open()
+        self.producer.save_last(seconds, name)
+
     def stop_clip(self) -> None:
         """End the open clip with the step before."""
         self._check_open()

@@ -13,7 +13,7 @@ from .clip import Clip, ClipHook, ClipState, Segment, SegmentHook
 from .doorbell import Pulse
 from .encoders.manifest import delete_clip, prune_clips, write_manifest
 from .errors import OutputError
-from .ledger import ClipAccount, Ledger
+from .ledger import ClipAccount, Ledger, RingAccount
 from .session import SessionLog
 from .snapshot_keeper import SnapshotKeeper
 
@@ -91,6 +91,15 @@ class Records:
 
     async def _write_manifest(self, account: ClipAccount) -> None:
         index = account.request.clip_index
+        if isinstance(account, RingAccount) and not account.is_saved:
+            if account.state is ClipState.RECORDING:
+                return
+            if not account.seconds:
+                self._ledger.forget(account)
+                self._settled(account)
+                return
+            account.failed()
+            account.close()
         if account.state is not ClipState.RECORDING and index not in self._held:
             await self._keeper.write()
             account.snapshots_closed(await self._keeper.close(account))

@@ -61,6 +61,11 @@ class ClipInWork:
     """Why frames of this clip go to no worker any more."""
 
     @property
+    def can_begin(self) -> bool:
+        """Whether a worker may hear of it."""
+        return self.account.is_named or self.account.request.is_ring
+
+    @property
     def index(self) -> int:
         """Identifies the clip inside this process."""
         return self.account.request.clip_index

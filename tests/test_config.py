@@ -42,6 +42,8 @@ WRONG: list[tuple[str, Any]] = [
     ("queue_bytes", "1 GB"),
     ("drop_policy", "sometimes"),
     ("render", "never"),
+    ("ring_s", 0),
+    ("ring_bytes", 0),
     ("keep", "the best"),
     ("block_timeout_s", -1.0),
     ("worker_count", 0),

@@ -77,6 +77,9 @@ class BeginClip:
     start_step: int
     frame_stride: int
     first_index: int
+    ring_s: float = 0.0
+    """Above 0: hold the last seconds in memory, and write no file before the end."""
+    ring_nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,10 @@ class EndClip:
 
     clip: int
     end_pts: int
+    saved_as: str = ""
+    """Of a clip that is held in memory: its name. Empty: it is forgotten."""
+    seconds: float = 0.0
+    """How much of it is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +212,20 @@ class Salvaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RingSaved:
+    """What was held of a clip's last seconds is a segment now; `SegmentClosed` follows. No steps: nothing was held."""
+
+    clip: int
+    steps: list[int]
+    width: int
+    height: int
+    codec: str
+    cause: str
+    """A drop cause where it could not be written, else empty."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """Nothing follows. As good as the end of the pipe, which a forked process may hold open."""
 
@@ -221,6 +242,7 @@ Reply = (
     | FrameDone
     | ClipDone
     | Salvaged
+    | RingSaved
 )
 Message = Command | Reply
 MessageT = TypeVar("MessageT", bound=Message)
@@ -245,6 +267,7 @@ _TYPES: dict[str, type[Any]] = {
         FrameDone,
         ClipDone,
         Salvaged,
+        RingSaved,
     )
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import av
 import numpy as np
@@ -280,19 +280,27 @@ class SegmentFile:
     """
 
     def __init__(
-        self, path: Path, label: SegmentLabel, settings: EncodeSettings, codec: str, width: int, height: int
+        self,
+        path: Path,
+        label: SegmentLabel,
+        settings: EncodeSettings,
+        codec: str,
+        width: int,
+        height: int,
+        *,
+        part: Part | None = None,
     ) -> None:
         self.path = path
+        self.label = label
         self.picture_size = (width, height)
         self.encoded_nbytes = 0
         """Bytes that came out of the encoder so far."""
-        self._label = label
         self._settings = settings
         pix_fmt = encoder_pix_fmt(codec, settings.pix_fmt)
         self.size = padded_size(pix_fmt, width, height)
         try:
             self._canvas = Canvas(self.size, pix_fmt)
-            self._part = PartFile(path)
+            self._part = part or PartFile(path)
             self._container = open_container(self._part, label)
             self._stream, self._context = self._add_stream(codec)
         except (av.FFmpegError, OSError, ValueError) as exc:
@@ -328,21 +336,35 @@ class SegmentFile:
             EncodeError: the file stays where it is, playable up to its last fragment.
         """
         try:
-            self._take(self._context.encode(None))
-            self._mux(end_pts)
-            self._container.close()
-            nbytes = self._part.close()
+            nbytes = self._finish(end_pts)
             publish(self.path, final_path)
         except (av.FFmpegError, OSError, ValueError) as exc:
             raise encode_error(self.path, "closed", exc) from exc
         return Segment(
             file=final_path.name,
-            first_step=self._label.step(self._first_pts),
-            last_step=self._label.step(self._last_pts),
+            first_step=self.label.step(self._first_pts),
+            last_step=self.label.step(self._last_pts),
             frames=self._frame_count,
             nbytes=nbytes,
-            duration_s=float(end_pts / self._label.fps),
+            duration_s=float(end_pts / self.label.fps),
         )
+
+    def finish(self, end_pts: int) -> int:
+        """Finish the file where it is, and return its size [bytes].
+
+        Raises:
+            EncodeError: the file stays as it is, playable up to its last fragment.
+        """
+        try:
+            return self._finish(end_pts)
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            raise encode_error(self.path, "closed", exc) from exc
+
+    def _finish(self, end_pts: int) -> int:
+        self._take(self._context.encode(None))
+        self._mux(end_pts)
+        self._container.close()
+        return self._part.close()
 
     def abandon(self) -> None:
         """Write no more, and free the encoder."""
@@ -409,6 +431,30 @@ class Canvas:
         return self._reformatter.reformat(self._rgb, format=self._pix_fmt, **TO_VIDEO_COLORS)
 
 
+class Part(Protocol):
+    """What FFmpeg writes through; see `PartFile`."""
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`."""
+        ...
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset [bytes], and return it."""
+        ...
+
+    def tell(self) -> int:
+        """Return the offset [bytes] of the next write."""
+        ...
+
+    def close(self) -> int:
+        """Finish, and return the size [bytes]."""
+        ...
+
+    def abandon(self) -> None:
+        """Take nothing more."""
+        ...
+
+
 class PartFile:
     """A new file that FFmpeg writes through, so that it is never another's file and can be let go of unfinished.
 
@@ -447,7 +493,7 @@ class PartFile:
         self._file.close()
 
 
-def open_container(part: PartFile, label: SegmentLabel) -> OutputContainer:
+def open_container(part: Part, label: SegmentLabel) -> OutputContainer:
     """Return an MP4 that grows in fragments and bears `label`."""
     container = av.open(part, "w", format="mp4", options=dict(CONTAINER_OPTIONS))
     container.metadata["comment"] = label.to_comment()

@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clip import DropCause, Renderer
-from ..errors import EncodeError, StepreelError
+from ..errors import CodecUnavailableError, EncodeError, StepreelError
 from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from .codecs import EncodeSettings, as_fraction, choose_codec
 from .cpus import TrainingApart
 from .files import PART_SUFFIX
 from .folder_lock import FolderLock
+from .packet_ring import PacketRing
 from .protocol import (
     BeginClip,
     ClipDone,
@@ -46,6 +47,7 @@ from .protocol import (
     Ready,
     Refused,
     Reply,
+    RingSaved,
     Salvage,
     Salvaged,
     SegmentClosed,
@@ -115,6 +117,7 @@ class _ClipInWork:
     is_drawn_from: bool = False
     """A snapshot of it was drawn, or tried."""
     writer: ClipWriter | None = None
+    ring: PacketRing | None = None
     reported_part: str | None = None
     reported_segments: int = 0
     failure: tuple[DropCause, str] | None = None
@@ -160,6 +163,8 @@ class Worker:
         for clip in self._clips.values():
             if clip.writer:
                 self._close_writer(clip, end_pts=None)
+            if clip.ring:
+                clip.ring.abandon()
         for stream in self._streams.values():
             stream.close()
 
@@ -251,6 +256,8 @@ class Worker:
     def _write(
         self, clip: _ClipInWork, pixels: NDArray[np.uint8], command: EncodeFrame
     ) -> tuple[DropCause, str] | None:
+        if clip.begin.ring_s:
+            return self._write_to_ring(clip, pixels, command)
         try:
             writer = clip.writer or self._open_writer(clip, pixels)
             writer.write(pixels, step=command.step, pts=command.pts)
@@ -259,6 +266,47 @@ class Worker:
         except EncodeError as exc:
             self._fail(clip, exc)
         return clip.failure
+
+    def _write_to_ring(
+        self, clip: _ClipInWork, pixels: NDArray[np.uint8], command: EncodeFrame
+    ) -> tuple[DropCause, str] | None:
+        clip.ring = clip.ring or PacketRing(
+            self._settings(clip.stream),
+            start_step=clip.begin.start_step,
+            frame_stride=clip.begin.frame_stride,
+            limit_s=clip.begin.ring_s,
+            limit_nbytes=clip.begin.ring_nbytes,
+        )
+        height, width = pixels.shape[:2]
+        try:
+            codec = self._codec(clip.stream, (int(width), int(height)))
+            clip.ring.write(pixels, step=command.step, pts=command.pts, codec=codec)
+        except EncodeError as exc:
+            return exc.cause, _describe(exc)
+        except CodecUnavailableError as exc:
+            return DropCause.ENCODE_FAILED, _describe(exc)
+        return None
+
+    def _save_ring(self, clip: _ClipInWork, command: EndClip) -> None:
+        saved, cause, message = None, "", ""
+        try:
+            if clip.ring:
+                saved = clip.ring.save(Path(self._configured.folder), command.saved_as, seconds=command.seconds)
+        except EncodeError as exc:
+            cause, message = exc.cause, _describe(exc)
+        self._send(
+            RingSaved(
+                clip=command.clip,
+                steps=list(saved.steps) if saved else [],
+                width=saved.width if saved else 0,
+                height=saved.height if saved else 0,
+                codec=saved.codec if saved else "",
+                cause=cause,
+                message=message,
+            )
+        )
+        if saved:
+            self._send(SegmentClosed(clip=command.clip, segment=saved.segment))
 
     def _open_writer(self, clip: _ClipInWork, pixels: NDArray[np.uint8]) -> ClipWriter:
         height, width = pixels.shape[:2]
@@ -276,6 +324,10 @@ class Worker:
 
     def _end_clip(self, command: EndClip) -> None:
         clip = self._clips.pop(command.clip)
+        if command.saved_as:
+            self._save_ring(clip, command)
+        if clip.ring:
+            clip.ring.abandon()
         if clip.writer:
             self._close_writer(clip, end_pts=command.end_pts)
         self._send(ClipDone(clip=command.clip))

@@ -96,6 +96,11 @@ class ClipSchedule:
         """The clip whose span goes on; None between clips."""
         return self._open.clip if self._open else None
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is asked for at present."""
+        return self._paused
+
     def step(self) -> list[Action]:
         """Count one step; return what it asks for, in order."""
         step = self.next_step
@@ -131,20 +136,25 @@ class ClipSchedule:
         Raises:
             ConfigurationError: `name` can't be part of a file name, or `length` is below 1.
         """
-        allowed = None if name is None else check_name(name)
-        if allowed:
-            raise ConfigurationError(f"name: got {name!r}; allowed: {allowed}")
+        if name is not None:
+            self.check_name(name)
         if length is not None and length < 1:
             raise ConfigurationError(f"length: got {length!r}; allowed: at least 1, or None")
+        self._wanted = _WantedClip(name=name, length=length)
+        self._set_wake_step()
+
+    def check_name(self, name: str) -> None:
+        """Raise `ConfigurationError` where no clip can be called so."""
+        allowed = check_name(name)
+        if allowed:
+            raise ConfigurationError(f"name: got {name!r}; allowed: {allowed}")
         full_name = f"{self._config.name_prefix}-{name}"
         nbytes = len(full_name.encode()) + self._added_nbytes
-        if name is not None and (len(full_name) > _MOST_NAME_CHARACTERS or nbytes > _MOST_NAME_NBYTES):
+        if len(full_name) > _MOST_NAME_CHARACTERS or nbytes > _MOST_NAME_NBYTES:
             raise ConfigurationError(
                 f"name: got {name!r}; allowed: at most {_MOST_NAME_CHARACTERS} characters and {_MOST_NAME_NBYTES} "
                 "bytes together with name_prefix"
             )
-        self._wanted = _WantedClip(name=name, length=length)
-        self._set_wake_step()
 
     def stop_clip(self) -> list[Action]:
         """End the open clip with the step before; without one, withdraw what `start_clip` asked for."""
