@@ -17,6 +17,7 @@ from .encoders import protocol
 from .encoders.manifest import reserve_name
 from .encoders.worker_process import WorkerProcess
 from .errors import CodecUnavailableError, OutputError, RecordingError, StepreelError, WorkerError
+from .finishing import FinishingProgress
 from .frame_pool import FramePool
 from .ledger import ClipAccount, Ledger, RingAccount
 from .pace import PaceKeeper
@@ -83,6 +84,7 @@ class Consumer:
         self._doorbell = doorbell
         self._log = log
         self._training_thread = training_thread
+        self.finishing = FinishingProgress(lambda: ledger.counts.pending, log)
         self._pace = PaceKeeper(folder, lambda: producer.step_count, log)
         self._seats = [Seat() for _ in range(config.worker_count)]
         self._clips: dict[int, ClipInWork] = {}
@@ -125,6 +127,7 @@ class Consumer:
                         tasks.start_soon(self._serve, seat)
                     tasks.start_soon(self._watch_for_hangs)
                     tasks.start_soon(self._pace.run)
+                    tasks.start_soon(self.finishing.run)
                     if not self._is_sized:
                         tasks.start_soon(self._populate)
         except Exception as exc:  # noqa: BLE001 - a fault in here must not end, or hang, the training.

@@ -267,7 +267,8 @@ class AsyncRecorder:
         self._is_open = False
         try:
             self.producer.close()
-            await self.flush()
+            with self._consumer.finishing.shown():
+                await self.flush()
         finally:
             while self.producer.held:
                 self.producer.settle_held(granted=False)

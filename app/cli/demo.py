@@ -93,7 +93,6 @@ def demo(*, output_dir: str, iterations: int, steps: int, device: str, width: in
             _train(task, recorder, progress, log, iterations=iterations, steps=steps, seed=seed)
         except KeyboardInterrupt:
             screen.print("Stopped; finishing the clips.")
-        _finish(recorder, progress)
     _print_result(recorder, log, steps)
     if recorder.summary().frames.dropped_total:
         raise click.exceptions.Exit(1)
@@ -198,22 +197,6 @@ def _progress(screen: Console) -> Progress:
         auto_refresh=False,
         disable=not screen.is_terminal,
     )
-
-
-def _finish(recorder: Recorder, progress: Progress) -> None:
-    """Wait for the frames that were captured and are not encoded yet, and show how many are left."""
-    waiting = recorder.statistics().frames.pending
-    if progress.disable and waiting:
-        progress.console.print(f"Finishing the clips: {waiting} frames to draw and encode.")
-    bar = progress.add_task("Finishing clips", total=waiting, note="")
-    done = False
-    while not done:
-        done = recorder.flush(timeout_s=0.2)
-        statistics = recorder.statistics()
-        pending = statistics.frames.pending
-        note = f"{pending} frames left, {statistics.clips_closed} of {_clips_begun(recorder)} finished"
-        progress.update(bar, completed=waiting - pending, note=note)
-        progress.refresh()
 
 
 def _print_result(recorder: Recorder, log: _TrainingLog, steps: int) -> None:

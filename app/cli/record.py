@@ -89,15 +89,14 @@ def record(
     config = RecorderConfig(**settings)
     with closing(_make(env_id, env_arguments)) as env:
         next_action = _zero_actions(env) if actions == "zero" else _random_actions(env, seed)
+        interrupted = False
         with Recorder(config, choose_backend(env, backend=backend)) as recorder, _progress() as progress:
             rollout = _rollout(env, recorder, next_action, steps, seed)
-            interrupted = False
             try:
                 for _ in progress.track(rollout, total=steps, description="Recording"):
                     pass
             except KeyboardInterrupt:
                 interrupted = True
-            _finish(recorder, progress)
     _print_summary(recorder, config)
     if interrupted:
         raise click.exceptions.Exit(_INTERRUPTED)
@@ -149,15 +148,6 @@ def _progress() -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
-
-
-def _finish(recorder: Recorder, progress: Progress) -> None:
-    """Wait for the frames that were captured and are not encoded yet, and show how many are left."""
-    waiting = recorder.statistics().frames.pending
-    task = progress.add_task("Finishing clips", total=waiting)
-    while not recorder.flush(timeout_s=0.2):
-        progress.update(task, completed=waiting - recorder.statistics().frames.pending)
-    progress.update(task, completed=waiting)
 
 
 def _print_summary(recorder: Recorder, config: RecorderConfig) -> None:
