@@ -15,6 +15,7 @@ from .clip import (
     DropCause,
     Frame,
     PendingSnapshot,
+    ReportingBackend,
     Snapshot,
 )
 from .config import DropPolicy, Episode, RecorderConfig
@@ -26,7 +27,7 @@ from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .scheduling.keeping import Keeping, Verdict
 from .scheduling.schedule import Action, BeginClip, Capture, ClipSchedule, EndClip
 from .statistics import Timings
-from .stream import Stream
+from .stream import Stream, stream_of
 
 _TROUBLE_INTERVAL_S = 1.0
 
@@ -134,6 +135,9 @@ class Producer:
         self._stride = config.frame_stride
         self._keeping = Keeping(config.keep) if config.keep else None
         self._undecided: dict[int, list[ClipAccount]] = {}
+        for stream in streams:
+            if isinstance(stream.backend, ReportingBackend):
+                stream.backend.report_to(self._trouble)
         self._episode_count = 0
         self._episode_start = 0
 
@@ -329,6 +333,7 @@ class Producer:
         try:
             if stream.renew():
                 self._tell(StreamRenewed(stream=stream.name, version=stream.version, format=stream.format))
+            stream.begin(clip)
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this clip, not the training.
             self._trouble("backend.failed", type(exc).__name__, error=str(exc))
         account = self._ledger.open(clip, backend=stream.backend.name, fps=stream.fps)
@@ -418,6 +423,10 @@ class Producer:
         if account is None or account.end_step is not None:
             return
         account.end_step = end_step
+        try:
+            stream_of(self._streams, clip.stream).end(clip)
+        except Exception as exc:  # noqa: BLE001 - the clip is done; it is logged.
+            self._trouble("backend.failed", type(exc).__name__, error=str(exc))
         ended = ClipEnded(account=account)
         if self._on_their_way:
             self._on_their_way.append(ended)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .clip import Backend, CaptureFormat, CaptureRequest, ClipRequest, RenewableBackend
+from .clip import Backend, CaptureFormat, CaptureRequest, ClipListener, ClipRequest, RenewableBackend
 from .config import RecorderConfig, check_name
 from .errors import ConfigurationError, StepreelError
 
@@ -75,6 +75,16 @@ class Stream:
         self.capture_nbytes = renewed.nbytes or 0
         self.version += 1
         return True
+
+    def begin(self, clip: ClipRequest) -> None:
+        """Tell a backend that wants to know that a clip opens."""
+        if isinstance(self.backend, ClipListener):
+            self.backend.clip_began(clip)
+
+    def end(self, clip: ClipRequest) -> None:
+        """Tell a backend that wants to know that no capture of a clip follows."""
+        if isinstance(self.backend, ClipListener):
+            self.backend.clip_ended(clip)
 
 
 def open_streams(config: RecorderConfig, backends: Backend | Mapping[str, Backend]) -> tuple[Stream, ...]:

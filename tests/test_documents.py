@@ -29,7 +29,7 @@ DOCUMENTS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
-_LOGGING = {"info", "warning", "trouble", "_trouble"}
+_LOGGING = {"info", "warning", "trouble", "_trouble", "_report"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -76,7 +76,7 @@ def logged_events() -> Iterator[tuple[str, set[str]]]:
                     func=ast.Attribute(attr=name), args=[ast.Constant(value=str(event)), *_], keywords=given
                 ) if name in _LOGGING and re.fullmatch(r"[a-z]+\.[a-z_]+", event):
                     keys = {keyword.arg for keyword in given if keyword.arg}
-                    yield event, keys | ({"kind", "count"} if name.endswith("trouble") else set())
+                    yield event, keys | ({"kind", "count"} if name.endswith(("trouble", "_report")) else set())
 
 
 def test_the_table_of_events_has_every_event_with_its_keys() -> None:

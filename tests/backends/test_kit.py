@@ -252,6 +252,32 @@ def test_where_the_simulation_draws_each_step_its_picture_is_taken(make_kit: Kit
     backend.close()
 
 
+def test_a_simulation_that_draws_each_step_is_recorded_without_drawing_it_twice(
+    make_kit: Kit, output_dir: Path
+) -> None:
+    kit = make_kit()
+    simulation = Simulation(kit, is_rendering=True)
+    backend = KitBackend(sim=simulation, is_drawn=lambda: simulation.is_drawn)
+    clips = record(output_dir, kit, backend, simulation, steps=16, video_length=4, video_interval=8)
+    assert [shown_steps(output_dir / clip.segments[0].file) for clip in clips] == [[0, 1, 2, 3], [8, 9, 10, 11]]
+    assert [drawn.step for drawn in kit.drawn[1:]] == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert kit.updates == 1 + 16 + 2
+
+
+def test_a_black_picture_is_in_the_log_of_the_session(make_kit: Kit, output_dir: Path) -> None:
+    kit = make_kit(black_steps=frozenset({1, 2}))
+    simulation = Simulation(kit)
+    config = RecorderConfig(output_dir=output_dir, width=WIDTH, height=HEIGHT, fps=30.0)
+    with Recorder(config, KitBackend(sim=simulation)) as recorder:
+        for _ in range(4):
+            simulation.step()
+            recorder.step()
+    events = [json.loads(line) for line in (output_dir / "session.jsonl").read_text().splitlines()]
+    (black,) = [event for event in events if event["event"] == "picture.black"]
+    assert (black["clip"], black["count"]) == ("rl-video-step-0", 1)
+    assert "cubric" in black["advice"]
+
+
 def test_a_step_that_the_simulation_did_not_draw_is_drawn_for_the_capture(make_kit: Kit, slot: PoolSlot) -> None:
     kit = make_kit()
     simulation = Simulation(kit, is_rendering=True)
