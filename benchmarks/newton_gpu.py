@@ -18,7 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
 
 _FRAME_S = 1.0 / 60.0
+_ROLLOUT = 25
+"""Steps between phases in which training leaves the GPU alone."""
 
 
 class Simulation:
@@ -78,14 +83,23 @@ class Simulation:
             self.state, self._next = self._next, self.state
 
 
-def measure(step: Callable[[], None], record: Callable[[], None], steps: int) -> list[float]:
-    """Return the time of each step [s]."""
+def measure(
+    step: Callable[[], None],
+    record: Callable[[], None],
+    steps: int,
+    phase: Callable[[], AbstractContextManager[None]] = nullcontext,
+    phase_s: float = 0.0,
+) -> list[float]:
+    """Return the time of each step [s]; with `phase_s`, something else goes on for so long every `_ROLLOUT` steps."""
     times = []
-    for _ in range(steps):
+    for number in range(steps):
         start = time.perf_counter()
         step()
         record()
         times.append(time.perf_counter() - start)
+        if phase_s and number % _ROLLOUT == _ROLLOUT - 1:
+            with phase():
+                time.sleep(phase_s)
     return times
 
 
@@ -100,17 +114,71 @@ def describe(times: list[float]) -> dict[str, float]:
     }
 
 
-def ways(arguments: argparse.Namespace) -> Iterator[tuple[int, str, float]]:
-    """Yield what is compared: worlds drawn, device that draws, share of time that it may."""
-    for drawn in arguments.drawn:
-        for device in arguments.worker_device:
-            for duty in arguments.render_duty if device.startswith("cuda") else (1.0,):
-                yield drawn, device, duty
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to record."""
+
+    drawn: int
+    """Worlds in the picture."""
+    worker_device: str
+    render_duty: float
+    renderer: str
+    hint: str
+    """"none", "phases" (training pauses, and says nothing) or "idle" (it says so with `recorder.idle`)."""
+    priority: str
+    """"usual", or "low": the Warp renderer launches on a stream of low priority."""
 
 
-def record(
-    simulation: Simulation, arguments: argparse.Namespace, drawn: int, device: str, duty: float
-) -> dict[str, Any]:
+def ways(arguments: argparse.Namespace) -> Iterator[Way]:
+    """Yield what is compared."""
+    for drawn, device, renderer, hint in product(
+        arguments.drawn, arguments.worker_device, arguments.renderer, arguments.hint
+    ):
+        for duty in arguments.render_duty if device.startswith("cuda") else (1.0,):
+            for priority in arguments.priority if renderer == "warp" else ("usual",):
+                yield Way(
+                    drawn=drawn,
+                    worker_device=device,
+                    render_duty=duty,
+                    renderer=renderer,
+                    hint=hint,
+                    priority=priority,
+                )
+
+
+class LowPriorityRenderer:
+    """Draws as another renderer does, with everything that Warp launches on a stream of the lowest priority."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    @property
+    def name(self) -> str:
+        return f"{self._renderer.name}, low priority"
+
+    def open(self) -> None:
+        self._renderer.open()
+        self._stream = wp.Stream("cuda:0", priority=0)  # -1 is high, 0 low.
+
+    def render(self, snapshot: Any) -> Any:
+        with wp.ScopedStream(self._stream):
+            return self._renderer.render(snapshot)
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+class LowPriorityBackend(NewtonBackend):
+    """A Newton backend whose renderer has a low priority on the GPU."""
+
+    def open(self, **given: Any) -> Any:
+        opened = super().open(**given)
+        from newton_gpu import LowPriorityRenderer as Importable  # Not of `__main__`, which no worker can import.
+
+        return replace(opened, renderer=Importable(opened.renderer))
+
+
+def record(simulation: Simulation, arguments: argparse.Namespace, way: Way) -> dict[str, Any]:
     """Measure the steps of one clip."""
     with tempfile.TemporaryDirectory() as folder:
         config = RecorderConfig(
@@ -119,15 +187,23 @@ def record(
             video_interval=0,
             width=1280,
             height=720,
-            worker_device=device,
-            render_duty=duty,
+            worker_device=way.worker_device,
+            render_duty=way.render_duty,
         )
-        backend = NewtonBackend(
-            simulation.model, lambda: simulation.state, visible_worlds=range(drawn), steps_per_second=60.0
+        kind = LowPriorityBackend if way.priority == "low" else NewtonBackend
+        backend = kind(
+            simulation.model,
+            lambda: simulation.state,
+            visible_worlds=range(way.drawn),
+            steps_per_second=60.0,
+            renderer=way.renderer,
         )
         with Recorder(config, backend) as recorder:
             warm_up(simulation, recorder)
-            facts: dict[str, Any] = describe(measure(simulation.step, recorder.step, arguments.steps))
+            phase = recorder.idle if way.hint == "idle" else nullcontext
+            phase_s = 0.0 if way.hint == "none" else arguments.phase_s
+            times = measure(simulation.step, recorder.step, arguments.steps, phase, phase_s)
+            facts: dict[str, Any] = describe(times)
             facts["encoded_meanwhile"] = recorder.statistics().frames.encoded
             start = time.perf_counter()
             recorder.flush()
@@ -173,6 +249,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--worker-device", nargs="+", default=["auto"])
     parser.add_argument("--render-duty", type=float, nargs="+", default=[1.0], help="where a GPU draws")
+    parser.add_argument("--renderer", nargs="+", default=["auto"])
+    parser.add_argument("--hint", nargs="+", choices=["none", "phases", "idle"], default=["none"])
+    parser.add_argument("--phase-s", type=float, default=0.25, help="pause of training every 25 steps, for --hint")
+    parser.add_argument("--priority", nargs="+", choices=["usual", "low"], default=["usual"])
     parser.add_argument("--json", type=Path, help="file to write besides")
     arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
@@ -180,13 +260,13 @@ def main() -> None:
     for _ in range(50):
         simulation.step()
     for repetition in range(arguments.repetitions):
-        for drawn, device, duty in ways(arguments):
+        for way in ways(arguments):
             before = describe(measure(simulation.step, lambda: None, arguments.steps))
-            found = record(simulation, arguments, drawn, device, duty)
+            found = record(simulation, arguments, way)
             after = describe(measure(simulation.step, lambda: None, arguments.steps))
             baseline = {key: round((before[key] + after[key]) / 2, 3) for key in before}
             ratios = {key: round(found[key] / baseline[key], 3) for key in baseline}
-            row = {"repetition": repetition, "worker_device": device, "render_duty": duty, "drawn": drawn}
+            row = {"repetition": repetition, **asdict(way)}
             runs.append({**row, "ratio": ratios, "without": baseline, "with": found})
             print(json.dumps(runs[-1]), flush=True)  # noqa: T201
             if arguments.json:
