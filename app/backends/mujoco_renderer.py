@@ -445,9 +445,6 @@ def _load_model(view: View) -> Any:
         ) from exc
     model.vis.global_.offwidth = max(model.vis.global_.offwidth, view.width)
     model.vis.global_.offheight = max(model.vis.global_.offheight, view.height)
-    if hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"):
-        # What sleeps is not moved by setting its position.
-        model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
     return model
 
 

@@ -365,7 +365,8 @@ def test_what_a_task_changes_in_the_model_is_seen_and_taken_back(slot: PoolSlot)
 def test_bodies_that_sleep_are_drawn_where_they_are(slot: PoolSlot) -> None:
     if not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"):
         pytest.skip("this MuJoCo lets nothing sleep")
-    model, data = simulation(BALL.replace("<visual>", '<option><flag sleep="enable"/></option><visual>', 1))
+    sleeping = BALL.replace("<visual>", '<option><flag sleep="enable"/></option><visual>', 1)
+    model, data = simulation(sleeping.replace('<body name="ball">', '<body name="ball" sleep="init">'))
     backend = MujocoBackend(model, data, camera=CAMERA)
     described = opened(backend, width=WIDTH, height=HEIGHT)
     snapshots = []
