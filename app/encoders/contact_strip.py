@@ -18,6 +18,9 @@ from .inspection import open_decodable, timed_frames
 from .manifest import read_manifest
 from .segment_reader import SegmentReader
 
+_MOST_ASPECT = 16
+"""Of a picture: one that is wider is squeezed, as a file could ask for any amount of memory."""
+
 
 def contact_strip(path: Path, count: int, height: int) -> NDArray[np.uint8]:
     """Decode `count` pictures of a clip, evenly spread from the first to the last, and put them side by side.
@@ -63,7 +66,7 @@ def _decode(wanted: Sequence[int], path: Path, height: int) -> Iterator[NDArray[
     """Yield the frames of the `pts` in `wanted`, ascending, as pictures of one height."""
     reformatter = VideoReformatter()
     with open_decodable(path) as reader:
-        keyframes = sorted((reader.pts(p.pts), p.pts or 0) for p in reader.packets() if p.is_keyframe)
+        keyframes = sorted((reader.pts(p.pts), p.pts or 0) for p in reader.packets() if p.is_keyframe) or [(0, 0)]
         frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
         reached = -1
         for pts in wanted:
@@ -74,7 +77,7 @@ def _decode(wanted: Sequence[int], path: Path, height: int) -> Iterator[NDArray[
             if found is None:
                 raise OutputError(f"{path} can't be decoded: the frame at {pts} is not whole")
             reached, frame = found
-            width = max(1, round(frame.width * height / frame.height))
+            width = min(max(1, round(frame.width * height / frame.height)), _MOST_ASPECT * height)
             scaled = reformatter.reformat(frame, width=width, height=height, format="rgb24", **FROM_VIDEO_COLORS)
             yield scaled.to_ndarray().astype(np.uint8, copy=False)
 

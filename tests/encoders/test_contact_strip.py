@@ -44,6 +44,14 @@ def test_pictures_keep_their_proportions_in_another_height(tmp_path: Path) -> No
     assert abs(int(strip[16, 10, 0]) - 40) < 6  # The ground, in its own colour.
 
 
+def test_a_very_wide_picture_is_squeezed(tmp_path: Path) -> None:
+    writer = ClipWriter(tmp_path, "clip", SETTINGS, start_step=0, frame_stride=1)
+    for number in range(2):
+        writer.write(np.zeros((2, 4096, 3), np.uint8), step=number, pts=number)
+    writer.close()
+    assert contact_strip(tmp_path / "clip.mp4", 2, 32).shape == (32, 2 * 16 * 32, 3)
+
+
 def test_dropped_frames_are_passed_over(tmp_path: Path) -> None:
     (segment,) = write(tmp_path, [0, 1, 2, 30, 31])
     assert numbers_in(contact_strip(tmp_path / segment.file, 3, HEIGHT)) == [0, 2, 31]
