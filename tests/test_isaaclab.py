@@ -37,6 +37,7 @@ from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceUnavailableError
 from stepreel.isaaclab import RecordVideo, attach, describe
 
+from .backends.kit_standin import KitStandIn
 from .isaaclab_standin import (
     SPACING,
     CameraSensor,
@@ -413,6 +414,37 @@ def test_physx_is_recorded_through_kit_with_the_tasks_camera(monkeypatch: pytest
     }
     (clip,) = recorder.summary().clips
     assert (clip.width, clip.height, clip.frames.encoded) == (WIDTH, HEIGHT, 2)
+
+
+def test_kit_draws_each_step_from_beside_the_asset_it_follows(
+    monkeypatch: pytest.MonkeyPatch, output_dir: Path
+) -> None:
+    kit = KitStandIn()
+    kit.install(monkeypatch)
+    env = IsaacEnv(
+        physics="kit",
+        origin_type="asset_root",
+        asset_name="robot",
+        env_index=1,
+        eye=(2.0, 0.0, 1.0),
+        resolution=(WIDTH, HEIGHT),
+    )
+
+    def pose() -> None:
+        kit.posed_step = env.common_step_counter - 1
+
+    env.sim.update = pose
+    with attach(env, config_of(output_dir, 4)) as recorder:
+        opened = len(kit.drawn)
+        for _ in range(4):
+            env.step(0)
+    (clip,) = recorder.summary().clips
+    assert clip.backend == "kit"
+    check_clip(output_dir, clip)
+    assert [drawn.step for drawn in kit.drawn[opened:]] == [0, 1, 2, 3]
+    eyes = [drawn.eye for drawn in kit.drawn[opened:]]
+    assert eyes == [pytest.approx((SPACING + 2.0, 0.1 * (step + 1), 1.5)) for step in range(4)]
+    assert kit.leftovers == []
 
 
 def test_a_running_environment_is_described(env: IsaacEnv) -> None:
