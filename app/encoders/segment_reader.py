@@ -58,7 +58,7 @@ def open_segment(path: Path) -> Iterator[SegmentReader | None]:
 
     Raises:
         OSError: the file can't be read (also from FFmpeg), or is a link.
-        ValueError: it says that it has more frames than bytes.
+        ValueError: it says that it has more frames than bytes, or its video is of an unknown kind.
         UnlabelledError: it can be played, and stepreel did not write it.
     """
     with closing(_HeadOfFile(path)) as head:
@@ -70,6 +70,8 @@ def open_segment(path: Path) -> Iterator[SegmentReader | None]:
             if label is None or not container.streams.video:
                 raise UnlabelledError("it does not say which steps it shows; stepreel did not write it")
             stream = container.streams.video[0]
+            if getattr(stream, "codec_context", None) is None:  # PyAV's types don't tell.
+                raise ValueError("its video is of no kind that can be decoded")
             time_base = stream.time_base or Fraction(1)
             yield SegmentReader(container=container, stream=stream, time_base=time_base, label=label)
 

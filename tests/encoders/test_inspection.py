@@ -14,6 +14,7 @@ from stepreel.clip import Clip, ClipState, DropCause, FrameCounts, Segment
 from stepreel.encoders.codecs import EncodeSettings
 from stepreel.encoders.inspection import decode_frames, inspect
 from stepreel.encoders.manifest import write_manifest
+from stepreel.encoders.recovery import recover
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import OutputError
 
@@ -205,6 +206,17 @@ def test_a_damaged_manifest_is_a_difference_where_it_has_segments(tmp_path: Path
     inspection = inspect(tmp_path)
     assert inspection.clips == ()
     assert ["no JSON" in line for line in inspection.differences] == [True]
+
+
+def test_a_video_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
+    record(tmp_path)
+    path = min(tmp_path.glob("*.mp4"))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    (line,) = [line for line in inspect(tmp_path).differences if "can't be played" in line]
+    assert line.endswith("its video is of no kind that can be decoded")
+    with pytest.raises(OutputError, match="no kind that can be decoded"):
+        list(decode_frames(path))
+    assert recover(tmp_path).mended == ()
 
 
 def test_files_of_others_are_no_difference(tmp_path: Path) -> None:
