@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -220,6 +221,24 @@ def test_recover_closes_what_a_killed_run_kept(output_dir: Path, tmp_path: Path,
 
 def has_steps(part: Path, count: int) -> bool:
     return part.read_bytes().count(b"steps/") >= count
+
+
+def test_recover_takes_no_snapshot_whose_size_was_not_filled_in_yet(output_dir: Path) -> None:
+    (clip,) = record(later(output_dir), SyntheticBackend(snapshot=True), 20)
+    assert clip.snapshots
+    closed = output_dir / clip.snapshots.file
+    data = closed.read_bytes()
+    name = b"steps/20.npy"
+    begun = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 0, 0, 0, 0, 0, 0, len(name), 0) + name
+    part = closed.with_name(f"{closed.name}.part")
+    part.write_bytes(data[: data.index(b"PK\x01\x02")] + begun)
+    closed.unlink()
+    (output_dir / f"{clip.name}.json").write_bytes(b"")
+    (mended,) = recover(output_dir).mended
+    assert mended.clip.snapshots
+    assert mended.clip.snapshots.frames == 20
+    with SnapshotReader(closed) as reader:
+        assert reader.steps == list(range(20))
 
 
 def test_recover_lists_snapshots_that_no_manifest_tells_of_yet(output_dir: Path) -> None:

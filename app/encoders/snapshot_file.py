@@ -248,7 +248,9 @@ def _whole_members(data: bytes) -> Iterator[tuple[str, memoryview]]:
         *_, flags, method, _time, _date, crc, size, _full, name_nbytes, extra_nbytes = _LOCAL.unpack_from(data, place)
         start = place + _LOCAL.size + name_nbytes + extra_nbytes
         content = memoryview(data)[start : start + size]
-        if method != zipfile.ZIP_STORED or flags & _SIZES_FOLLOW or len(content) < size or zlib.crc32(content) != crc:
+        # The size is filled in at last: without one, the content may be anywhere.
+        is_whole = size and len(content) == size and zlib.crc32(content) == crc
+        if method != zipfile.ZIP_STORED or flags & _SIZES_FOLLOW or not is_whole:
             return
         yield data[place + _LOCAL.size :][:name_nbytes].decode("utf-8", "replace"), content
         place = start + size

@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, help="where the seeds are drawn from; random where not given")
     parser.add_argument("--row", action="append", choices=ROWS, metavar="NAME", help="this row only; may be repeated")
     parser.add_argument("--seed", type=int, action="append", help="this seed only, to repeat a try")
-    parser.add_argument("--at-once", type=int, default=2, help="tries at a time (2)")
+    parser.add_argument("--at-once", type=int, default=3, help="tries at a time (3)")
     parser.add_argument("--short", action="store_true", help="endure less: 150 clips, and 5,000 frames")
     parser.add_argument("--no-skips", action="store_true", help="count a row that can't be tried here as broken")
     parser.add_argument("--verbose", action="store_true", help="tell of each try")
