@@ -98,7 +98,7 @@ $(VENV)/peers/installed: pyproject.toml | $(BIN)/pip
 
 # What hooks and wrappers work with is big, and pins what the package does not.
 $(VENV)/integrations/installed: pyproject.toml | $(BIN)/pip
-	@echo "Installing stable-baselines3, torch, wandb, MLflow and TensorBoard into $(VENV)/integrations: 1 GB or more."
+	@echo "Installing torch, stable-baselines3, wandb, MLflow, TensorBoard, Rerun into $(VENV)/integrations: 1 GB or more."
 	@$(BIN)/python -m venv $(VENV)/integrations
 	@$(VENV)/integrations/bin/python -m pip install --quiet $(TORCH)
 	@PYTHONWARNINGS=ignore::UserWarning $(VENV)/integrations/bin/python -m pip install --quiet --editable '.[integrations]'
