@@ -70,8 +70,8 @@ def log_clip(
         timeline: The sequence on which steps are counted.
 
     Raises:
-        HookError: there is no recording; or Rerun does not show the clip's codec, or its codec or size changes: frames
-            before that are logged.
+        HookError: there is no recording; or Rerun does not show the clip's codec, or its codec or size changes: the
+            segments before that are logged.
         OutputError: a file can't be read, is damaged, or not of stepreel.
     """
     log = _ClipLog(recording, entity, timeline)
@@ -90,25 +90,24 @@ class _ClipLog:
 
     def add(self, clip: Clip) -> None:
         entity = _entity_of(clip, self._entity)
-        frames = (frame for path in clip.paths for frame in encoded_frames(path))
-        for batch in _batches(self._checked(entity, clip, frames)):
-            self._send(entity, batch)
+        for path in clip.paths:
+            for batch in _batches(encoded_frames(path)):
+                self._check(entity, clip, batch[0])  # A file has one codec and one size.
+                self._send(entity, batch)
 
-    def _checked(self, entity: str, clip: Clip, frames: Iterable[EncodedFrame]) -> Iterator[EncodedFrame]:
-        for frame in frames:
-            found = (frame.codec, frame.size)
-            if entity not in self._formats:
-                self._announce(entity, clip, frame.codec)
-                self._formats[entity] = found
-            if self._formats[entity] != found:
-                raise HookError(
-                    f"{clip.name} is not logged from step {frame.step} on: it is {_describe(found)}, "
-                    f"and {entity} holds {_describe(self._formats[entity])}; log it under another entity"
-                )
-            yield frame
+    def _check(self, entity: str, clip: Clip, frame: EncodedFrame) -> None:
+        """Refuse what an entity can't take beside what it holds; tell Rerun the codec of a new one."""
+        found = (frame.codec, frame.size)
+        if entity not in self._formats:
+            self._announce(entity, clip, frame.codec)
+            self._formats[entity] = found
+        if self._formats[entity] != found:
+            raise HookError(
+                f"{clip.name} is not logged from step {frame.step} on: it is {_describe(found)}, "
+                f"and {entity} holds {_describe(self._formats[entity])}; log it under another entity"
+            )
 
     def _announce(self, entity: str, clip: Clip, codec: str) -> None:
-        """Tell Rerun the codec of an entity."""
         from rerun import VideoCodec, VideoStream, log
 
         shown = {name: VideoCodec[theirs] for name, theirs in _CODECS.items() if theirs in VideoCodec.__members__}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +194,44 @@ def test_a_clip_of_another_size_is_refused_and_the_next_one_is_logged(tmp_path: 
         assert steps_shown(entities[path].samples()) == list(range(20))
 
 
+def test_of_a_clip_that_changes_its_size_the_segments_before_are_logged(tmp_path: Path, output_dir: Path) -> None:
+    clip = record_as(output_dir).clips[0]
+    other = record_as(output_dir, width=480, name_prefix="other").clips[0]
+    with recording_at(tmp_path / "run.rrd") as recording:
+        with pytest.raises(HookError, match="it is h264 of 480x180, and clip holds h264 of 320x180"):
+            log_clip(replace(clip, segments=clip.segments + other.segments), recording)
+    assert steps_shown(read_back(tmp_path / "run.rrd")["/clip"].samples()) == list(range(20))
+
+
+def test_a_long_clip_goes_to_rerun_in_pieces_that_begin_with_a_keyframe(
+    tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerun import VideoCodec
+    from rerun.chunk import RrdReader
+    from rerun.experimental.video import detect_gop_start
+
+    monkeypatch.setattr("stepreel.hooks.rerun._BATCH_NBYTES", 1000)
+    summary = record(output_dir, lambda clip: None)
+    with recording_at(tmp_path / "run.rrd") as recording:
+        log_clip(summary.clips[0], recording)
+    assert steps_shown(read_back(tmp_path / "run.rrd")["/clip"].samples()) == list(range(20))
+    chunks = [chunk for chunk in RrdReader(tmp_path / "run.rrd").stream() if chunk.entity_path == "/clip"]
+    firsts = [chunk.to_record_batch()["VideoStream:sample"][0][0] for chunk in chunks if not chunk.is_static]
+    assert len(firsts) == 4
+    assert all(detect_gop_start(bytes(sample.as_py()), VideoCodec.H264) for sample in firsts)
+
+
 def test_a_manifest_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with recording_at(tmp_path / "run.rrd") as recording:
         with pytest.raises(OutputError, match=r"gone\.json can't be read"):
             log_clip(str(tmp_path / "gone.json"), recording)
 
 
-def record_as(output_dir: Path, *, codec: str = "libx264", width: int = 320) -> Summary:
+def record_as(output_dir: Path, *, codec: str = "libx264", width: int = 320, name_prefix: str = "rl-video") -> Summary:
     """Record one clip of 20 steps."""
-    config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=40, codec=codec)
+    config = RecorderConfig(
+        output_dir=output_dir, video_length=20, video_interval=40, codec=codec, name_prefix=name_prefix
+    )
     with Recorder(config, SyntheticBackend(width=width, height=180)) as recorder:
         for _ in range(20):
             recorder.step()
