@@ -310,6 +310,10 @@ def with_wild_settings(path: Path) -> None:
     change_about(path, encoding={"output_dir": "/etc"})
 
 
+def with_huge_pictures(path: Path) -> None:
+    change_about(path, settings={"width": 10**9, "height": 10**9})
+
+
 def without_fps(path: Path) -> None:
     change_about(path, fps=0)
 
@@ -328,7 +332,16 @@ def change_about(path: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [truncated, compressed, of_objects, of_another_kind, with_wild_settings, without_fps, of_another_clip],
+    [
+        truncated,
+        compressed,
+        of_objects,
+        of_another_kind,
+        with_wild_settings,
+        with_huge_pictures,
+        without_fps,
+        of_another_clip,
+    ],
 )
 def test_a_damaged_or_hostile_file_is_refused_in_one_line(output_dir: Path, damage: Callable[[Path], None]) -> None:
     record(later(output_dir), SyntheticBackend(snapshot=True), 20)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
 import zipfile
@@ -36,6 +37,8 @@ ENCODING_SETTINGS = ("codec", "preset", "crf", "pix_fmt", "gop_s", "segment_s", 
 _MOST_ABOUT_NBYTES = 2**20
 _MOST_NBYTES = 2**32
 """Bytes of a file and of an array in it; more is no snapshot file of ours."""
+_MOST_PIXELS = 2**27
+"""A picture with more is refused before there is memory for it."""
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 """A local file header of the ZIP format (APPNOTE 4.3.7)."""
 _LOCAL_SIGNATURE = b"PK\x03\x04"
@@ -310,6 +313,9 @@ def _about_from_json(text: str) -> SnapshotsAbout:
             ("settings", (dict,)),
         )
     }
+    sides = [checked["settings"].get(side) or 1 for side in ("width", "height")]
+    if any(type(side) is not int or side < 1 for side in sides) or math.prod(sides) > _MOST_PIXELS:
+        raise ValueError("a picture can't be of that size")
     if checked["frame_stride"] < 1 or not 0 < checked["fps"] < 1e6:
         raise ValueError("frame_stride or fps can't be")
     return SnapshotsAbout(**checked)
