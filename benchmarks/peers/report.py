@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from string import Template
 from typing import Any
 
@@ -54,10 +55,10 @@ def write_report(found: Mapping[str, Any], docs: Path) -> None:
     comparison = found["comparison"] or {"runs": [], "step_times_us": {}, "keys": []}
     rows = summarize(comparison["runs"])
     (docs / _IMAGE).parent.mkdir(parents=True, exist_ok=True)
-    cheap, gpu = _read("baseline.json"), _read("newton_gpu.json")
+    cheap, gpu, ways = _read("baseline.json"), _read("newton_gpu.json"), _read("newton_gpu_ways.json")
     goals = all_goals(rows, found["rows"], cheap, gpu or None)
     text = Template((Path(__file__).parent / "benchmarks.template.md").read_text()).substitute(
-        conditions=_conditions(found, cheap, gpu),
+        conditions=_conditions(found, cheap, gpu, ways),
         goals=_goal_table(goals),
         notes=_notes(goals, _read("notes.json")),
         image=_plot(comparison, rows, docs),
@@ -68,6 +69,7 @@ def write_report(found: Mapping[str, Any], docs: Path) -> None:
         start=_start(found["rows"].get("start")),
         streams=_streams(found["rows"].get("streams")),
         gpu=_gpu(gpu),
+        gpu_ways=_gpu_ways(ways),
         left_out=_left_out(comparison["keys"]),
         tolerance=cheap.get("tolerance", ""),
         cheap_table=_cheap_table(cheap),
@@ -109,7 +111,7 @@ def _numbers(comparison: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _conditions(found: Mapping[str, Any], cheap: Row, gpu: Row) -> str:
+def _conditions(found: Mapping[str, Any], cheap: Row, gpu: Row, ways: Row) -> str:
     """Return a line for each measurement: when, where, and by which command."""
     lines = []
     if found["comparison"]:
@@ -126,6 +128,8 @@ def _conditions(found: Mapping[str, Any], cheap: Row, gpu: Row) -> str:
         told.append(f"- the cheap rows: {cheap['date']}, {cheap['machine']}; `make bench`")
     if gpu:
         told.append(f"- on a GPU: {gpu['date']}, {gpu['machine']}; `{gpu['command']}`")
+    if ways:
+        told.append(f"- other ways to draw on a GPU: {ways['date']}, {ways['machine']}; `{ways['command']}`")
     return "\n".join(told)
 
 
@@ -305,6 +309,28 @@ def _gpu(gpu: Row) -> str:
         "step without [ms]",
     )
     return _table((*header, "frames", "drawing one [ms]", "finished after [s]"), lines, right=9)
+
+
+def _gpu_ways(ways: Row) -> str:
+    """Return a line for each way to draw on a GPU, with the medians of its repetitions."""
+    if not ways:
+        return "Not measured."
+    names = ("drawn", "worker_device", "renderer", "priority", "render_duty", "hint")
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for run in ways["runs"]:
+        groups.setdefault(tuple(str(run[name]) for name in names), []).append(run)
+    lines = [
+        (
+            *group,
+            *(f"{median(run['ratio'][name] for run in runs):.3f}" for name in ("steps_per_s", "p99_ms", "longest_ms")),
+            f"{median(run['with']['encoded_meanwhile'] for run in runs):g}",
+            f"{median(run['with']['finished_after_s'] for run in runs):.1f}",
+        )
+        for group, runs in groups.items()
+    ]
+    header = ("worlds drawn", "`worker_device`", "renderer", "priority", "`render_duty`", "training's pauses")
+    more = ("steps a second", "p99", "longest", "frames drawn meanwhile", "finished after [s]")
+    return _table((*header, *more), lines, right=5)
 
 
 def _read(name: str) -> dict[str, Any]:
