@@ -12,7 +12,7 @@ LEROBOT := 'lerobot>=0.4.4' 'av<16' click gymnasium psutil
 ISAACLAB := warp-lang==1.17.0 'moviepy<2' lazy_loader scipy requests gymnasium psutil click
 GRAPHICS := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libgles2 libopengl0
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-BROWSER := chromium
+BROWSER := chromium ffmpeg
 HAS_GRAPHICS := import ctypes; [ctypes.CDLL(name) for name in ("libEGL.so.1", "libGL.so.1", "libOpenGL.so.0")]
 
 # setuptools warns of every editable installation that folders could shadow it; quiet should be quiet.
@@ -58,7 +58,7 @@ faults: graphics $(VENV)/installed-dev ## Kill, fill, freeze and break things wh
 	$(BIN)/python -m tests.faults $(ARGS)
 
 test-integrations: $(VENV)/integrations/installed ## Test hooks and wrappers against the libraries they work with
-	$(VENV)/integrations/bin/python -m pytest -m integrations tests/integrations $(ARGS)
+	$(VENV)/integrations/bin/python -m pytest -m integrations tests/integrations tests/backends/test_sensor.py $(ARGS)
 
 examples: graphics $(VENV)/examples/installed ## Run the examples, shortened; their clips go to logs/examples
 	$(EXAMPLE)/async_training.py --video --steps 20000 --video_interval 8000 --queue_bytes 1000000000 \
@@ -169,9 +169,9 @@ graphics: | $(BIN)/pip
 
 # The gallery's page is tested in a real browser; without one those tests fail.
 browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
-	  echo "A browser for the tests of the gallery is missing."; \
+	@{ command -v chromium || command -v google-chrome; } >/dev/null && command -v ffprobe >/dev/null || { \
+	  echo "A browser for the tests of the gallery is missing, or the ffprobe program to look at files with."; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BROWSER); \
-	  then echo "Installed it: $(BROWSER)"; \
-	  else echo "Install it: sudo apt-get install $(BROWSER)"; fi; }
+	  then echo "Installed them: $(BROWSER)"; \
+	  else echo "Install them: sudo apt-get install $(BROWSER)"; fi; }

@@ -259,8 +259,10 @@ def test_a_tensor_is_read_where_it_lies(slot: PoolSlot, wrap: Any, channel: str)
         assert (picture == depth_to_rgb(depth[0, ..., 0], near=0.1, far=10.0)).all()
 
 
+@pytest.mark.integrations
 def test_a_tensor_of_torch_is_recorded(slot: PoolSlot) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     camera = CameraSensor()
     camera.render(5)
     camera.output = {"rgb": torch.from_numpy(camera.rgba)[..., :3]}
