@@ -86,8 +86,11 @@ class SessionLog:
         """
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
         if lines:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
+            with self._path.open("ab+") as file:
+                # After an error half a line may be there: what follows begins a new one.
+                end = file.seek(0, os.SEEK_END)
+                is_torn = end > 0 and (file.seek(end - 1), file.read(1))[1] != b"\n"
+                file.write(b"\n" * is_torn + "\n".join(lines).encode() + b"\n")
 
     def _log(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
         getattr(self._own, level)(event, **facts)

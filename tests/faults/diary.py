@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -31,7 +32,7 @@ class Progress:
 
 
 class Diary:
-    """Events as lines of JSON, each in one write."""
+    """Events as lines of JSON."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,15 +40,29 @@ class Diary:
     def tell(self, event: str, **facts: Any) -> None:
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(fd, json.dumps({"event": event, **facts}, default=str).encode() + b"\n")
+            line = json.dumps({"event": event, **facts}, default=str).encode() + b"\n"
+            while line:
+                line = line[_write(fd, line) :]
         finally:
             os.close(fd)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
-        found = [json.loads(line) for line in self._path.read_text().splitlines()]
+        whole = self._path.read_text().rpartition("\n")[0]
+        found = [json.loads(line) for line in whole.splitlines()]
         return [one for one in found if one["event"] == event]
+
+
+def _write(fd: int, data: bytes) -> int:
+    """Write what there is room for; nothing while a limit on the size of files is the fault of the day."""
+    try:
+        return os.write(fd, data)
+    except OSError as exc:
+        if exc.errno != errno.EFBIG:
+            raise
+        time.sleep(0.01)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
