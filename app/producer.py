@@ -301,7 +301,7 @@ class Producer:
     def refuse_in_capture(self) -> None:
         """Raise `RecordingError` where a backend calls in the middle of a capture: it would wait for itself."""
         if self._is_capturing:
-            raise RecordingError("the backend, which is capturing a frame, called the recorder")
+            raise RecordingError("called in the middle of a capture, by the backend or on another thread")
 
     def _enter(self) -> None:
         self.refuse_in_capture()
