@@ -106,7 +106,7 @@ class Recorder:
     ) -> None:
         """Tell how the episode went whose last step was counted; see `AsyncRecorder.end_episode`."""
         (self._producer or self._refuse()).end_episode(
-            episode_return=episode_return, terminated=terminated, truncated=truncated, info=info or {}
+            episode_return=episode_return, terminated=terminated, truncated=truncated, info=info
         )
 
     def start_clip(self, name: str | None = None, *, length: int | None = None) -> None:

@@ -175,7 +175,7 @@ class Producer:
         self.raise_failure()
 
     def end_episode(
-        self, *, episode_return: float | None, terminated: bool, truncated: bool, info: Mapping[str, Any]
+        self, *, episode_return: float | None, terminated: bool, truncated: bool, info: Mapping[str, Any] | None
     ) -> None:
         """Have it decided which clips stay, by the episode whose last step was counted."""
         self._enter()
@@ -186,7 +186,7 @@ class Producer:
                 episode_return=None if episode_return is None else float(episode_return),
                 terminated=bool(terminated),
                 truncated=bool(truncated),
-                info=info,
+                info=info or {},
             )
             try:
                 self._execute(self._keeping.judge(episode, self._schedule.next_step))

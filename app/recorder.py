@@ -190,9 +190,7 @@ class AsyncRecorder:
         Call it after the last `step` of an episode and before `reset`. Without `keep` it does nothing.
         """
         self._check_open()
-        self.producer.end_episode(
-            episode_return=episode_return, terminated=terminated, truncated=truncated, info=info or {}
-        )
+        self.producer.end_episode(episode_return=episode_return, terminated=terminated, truncated=truncated, info=info)
 
     def start_clip(self, name: str | None = None, *, length: int | None = None) -> None:
         """Open a clip `<prefix>-<name>` with the next step, for `length` steps or until `stop_clip`."""

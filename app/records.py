@@ -100,21 +100,26 @@ class Records:
                 return
             account.failed()
             account.close()
-        if account.state is not ClipState.RECORDING and index not in self._held:
+        is_final = account.state is not ClipState.RECORDING  # It may become so while its manifest is written.
+        if index not in self._held:  # Of one that is held, the last manifest is there already.
+            await self._bring_to_disk(account, is_final=is_final)
+        if not is_final or not self._ledger.account(index):
+            return
+        if account.is_undecided:
+            self._held.add(index)
+            return
+        self._held.discard(index)
+        await (self._throw_away(account) if account.is_unwanted else self._finish(account))
+
+    async def _bring_to_disk(self, account: ClipAccount, *, is_final: bool) -> None:
+        if is_final:
             await self._keeper.write()
             account.snapshots_closed(await self._keeper.close(account))
-        clip = account.to_clip()
         try:
-            if account.is_named:
-                await anyio.to_thread.run_sync(write_manifest, self._folder, clip)
+            if account.is_named and not account.is_unwanted:
+                await anyio.to_thread.run_sync(write_manifest, self._folder, account.to_clip())
         except OutputError as exc:
-            self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=clip.name, error=str(exc))
-        if clip.state is ClipState.RECORDING or not self._ledger.account(index):
-            return
-        self._held.add(index)
-        if not account.is_undecided:
-            self._held.discard(index)
-            await (self._throw_away(account) if account.is_unwanted else self._finish(account))
+            self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=account.name, error=str(exc))
 
     async def _finish(self, account: ClipAccount) -> None:
         """Announce a clip whose last manifest is on disk."""

@@ -47,8 +47,6 @@ class ClipInWork:
     account: ClipAccount
     source: Source
     is_ended: bool = False
-    is_named: bool = False
-    """It has a file name of its own."""
     is_begun: bool = False
     """The present worker has heard of it."""
     is_end_sent: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import anyio.to_thread
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from .clip import ArchivableRenderer, DropCause, SnapshotFile
 from .config import RecorderConfig
 from .doorbell import Pulse
+from .encoders.files import free_nbytes
 from .encoders.snapshot_file import ENCODING_SETTINGS, SnapshotsAbout, SnapshotWriter
 from .errors import OutputError
 from .ledger import ClipAccount
@@ -89,10 +89,10 @@ class SnapshotKeeper:
 
     def _check_room(self) -> None:
         try:
-            disk = os.statvfs(self._folder)
+            free = free_nbytes(self._folder)
         except OSError as exc:
             raise OutputError(f"{self._folder} can't be written: {exc.strerror or exc}") from exc
-        if disk.f_blocks and disk.f_bavail * disk.f_frsize < self._config.min_free_bytes:
+        if free is not None and free < self._config.min_free_bytes:
             raise OutputError(f"{self._folder} has less room left than min_free_bytes={self._config.min_free_bytes}")
 
     def _open(self, clip: ClipInWork) -> SnapshotWriter:

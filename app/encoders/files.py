@@ -34,6 +34,16 @@ def open_ordinary(path: Path) -> BufferedReader:
         raise
 
 
+def free_nbytes(folder: Path) -> int | None:
+    """Return how much room there is for files in a folder; None where its file system tells no size at all.
+
+    Raises:
+        OSError: the folder is not there, or can't be asked.
+    """
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the system can."""
     if os.name == "nt":

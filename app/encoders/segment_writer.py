@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..clip import DropCause, Segment
 from ..errors import CodecUnavailableError, EncodeError
 from .codecs import TO_VIDEO_COLORS, EncodeSettings, choose_codec, configure, encoder_pix_fmt, padded_size
-from .files import PART_SUFFIX, sync_folder
+from .files import PART_SUFFIX, free_nbytes, sync_folder
 
 Packet: TypeAlias = "AnyPacket[VideoStream]"
 
@@ -219,15 +219,13 @@ class ClipWriter:
     def _look_for_room(self, pts: int) -> None:
         self._next_look = pts + self._settings.gop_frames
         try:
-            disk = os.statvfs(self._folder)
+            free = free_nbytes(self._folder)
         except OSError as exc:
             raise encode_error(self._folder, "written", exc) from exc
-        free_nbytes = disk.f_bavail * disk.f_frsize
-        # A file system that tells no size at all has nothing to say of its free room, either.
-        if disk.f_blocks and free_nbytes < self._min_free_bytes:
+        if free is not None and free < self._min_free_bytes:
             self.close(pts)
             raise EncodeError(
-                f"{self._folder} has {free_nbytes} bytes left, fewer than min_free_bytes={self._min_free_bytes}; "
+                f"{self._folder} has {free} bytes left, fewer than min_free_bytes={self._min_free_bytes}; "
                 "make room on the disk",
                 cause=DropCause.DISK_FULL,
             )
