@@ -90,6 +90,8 @@ class Consumer:
         self._clips: dict[int, ClipInWork] = {}
         self._clips_opened = 0
         self._progress = Pulse()
+        # Where the training thread waits for room, every turn that the loop lets pass is the training's.
+        self._turns = Turns(0.0 if config.drop_policy is DropPolicy.BLOCK else TURN_S)
         self._keeper = SnapshotKeeper(config, folder, log, wake=log.appended)
         self._records = Records(
             folder,
@@ -100,6 +102,7 @@ class Consumer:
             prefixes={one.name: one.prefix for one in streams},
             settled=self._forget,
             progress=self._progress,
+            turns=self._turns,
             keeper=self._keeper,
         )
         self._closing = anyio.Event()
@@ -111,8 +114,6 @@ class Consumer:
         self._may_raise = config.worker_priority is WorkerPriority.AUTO and takes_pixels
         self._is_sized = all(one.format.nbytes for one in streams)
         self._sized = anyio.Event()
-        # Where the training thread waits for room, every turn that the loop lets pass is the training's.
-        self._turns = Turns(0.0 if config.drop_policy is DropPolicy.BLOCK else TURN_S)
 
     async def run(self) -> None:
         """Do all the work, until `stop`; cancelling the caller's scope does not end it."""
@@ -486,7 +487,8 @@ class Consumer:
             if handed.frame.clip_index in clips:
                 seat.returned.remove(handed)
                 return handed
-        frame = self._queue.get_nowait(clips)
+        # A worker that has something in hand will report it: the next look is then.
+        frame = self._queue.get_nowait(clips, waits=not seat.in_flight)
         return HandedFrame(frame=frame) if frame else None
 
     def _is_all_sent(self, seat: Seat, clip: ClipInWork) -> bool:
@@ -524,7 +526,8 @@ class Consumer:
                         self._take_reply(seat, process, reply)
                     self._dispatch(seat)
                     self._progress.beat()
-                    await self._turns.rest()
+                    room = self._queue.room_for(self._producer.capture_nbytes)
+                    await self._turns.rest(seat.turns_to_rest(room))
         except WorkerError as exc:
             self._log.warning("worker.broke_protocol", worker=process.pid, error=str(exc))
             process.kill()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 
 from .clip import Clip, ClipHook, ClipState, Segment, SegmentHook
-from .doorbell import Pulse
+from .doorbell import Pulse, Turns
 from .encoders.manifest import delete_clip, prune_clips, write_manifest
 from .errors import OutputError
 from .ledger import ClipAccount, Ledger, RingAccount
@@ -43,6 +43,7 @@ class Records:
         prefixes: Mapping[str, str],
         settled: Callable[[ClipAccount], None],
         progress: Pulse,
+        turns: Turns,
         keeper: SnapshotKeeper,
     ) -> None:
         self._folder = folder
@@ -53,6 +54,7 @@ class Records:
         self._prefixes = prefixes
         self._settled = settled
         self._progress = progress
+        self._turns = turns
         self._keeper = keeper
         self._noted: dict[int, ClipAccount] = {}
         self._held: set[int] = set()
@@ -76,10 +78,9 @@ class Records:
         """Write what was noted, for as long as the recorder runs."""
         while True:
             while not self.are_written:
+                await self._turns.rest_between()
                 await self._keeper.write()
-                while self._noted:  # The oldest first: clips are as old as their manifests.
-                    await self._write_manifest(self._noted.pop(min(self._noted)))
-                await self._write_log()
+                await self._write()
             self._progress.beat()
             await self._wake.wait()
 
@@ -89,37 +90,71 @@ class Records:
         self.note(account)
         self._call("on_segment_closed", self._hooks.on_segment_closed, account.to_clip(), segment)
 
-    async def _write_manifest(self, account: ClipAccount) -> None:
+    async def _write(self) -> None:
+        """Bring the log to disk, and the clips that have waited longest: half of them, so that a turn is short."""
+        due = self._take_due()
+        finals = {index for index, account in due.items() if account.state is not ClipState.RECORDING}
+        for index in finals - self._held:
+            due[index].snapshots_closed(await self._keeper.close(due[index]))
+        clips = [
+            account.to_clip()
+            for index, account in due.items()
+            # Of one that is held, the last manifest is there already.
+            if account.is_named and not account.is_unwanted and index not in self._held
+        ]
+        for event, facts in await anyio.to_thread.run_sync(self._bring_to_disk, clips):
+            self._log.trouble(event, **facts)
+        for index in sorted(finals):
+            await self._settle(due[index])
+
+    def _take_due(self) -> dict[int, ClipAccount]:
+        due: dict[int, ClipAccount] = {}
+        oldest = sorted(self._noted)  # The oldest first: clips are as old as their manifests.
+        for index in oldest[: (len(oldest) + 1) // 2]:
+            account = self._noted.pop(index)
+            if not isinstance(account, RingAccount) or self._is_due(account):
+                due[index] = account
+        return due
+
+    def _is_due(self, ring: RingAccount) -> bool:
+        """Whether a ring has become a clip; one that ended and was not asked for is forgotten."""
+        if ring.is_saved:
+            return True
+        if ring.state is ClipState.RECORDING:
+            return False
+        if not ring.seconds:
+            self._ledger.forget(ring)
+            self._settled(ring)
+            return False
+        ring.failed()
+        ring.close()
+        return True
+
+    def _bring_to_disk(self, clips: Sequence[Clip]) -> list[tuple[str, dict[str, Any]]]:
+        """Write manifests and what was logged, in one go on a thread; return what could not be written."""
+        troubles: list[tuple[str, dict[str, Any]]] = []
+        for clip in clips:
+            try:
+                write_manifest(self._folder, clip)
+            except OutputError as exc:
+                facts = {"kind": type(exc).__name__, "clip": clip.name, "error": str(exc)}
+                troubles.append(("manifest.failed", facts))
+        try:
+            self._log.write_lines()
+        except OSError as exc:
+            troubles.append(("log.not_written", {"kind": type(exc).__name__, "error": str(exc)}))
+        return troubles
+
+    async def _settle(self, account: ClipAccount) -> None:
+        """Announce a clip whose last manifest is on disk, or delete it, once that is decided."""
         index = account.request.clip_index
-        if isinstance(account, RingAccount) and not account.is_saved:
-            if account.state is ClipState.RECORDING:
-                return
-            if not account.seconds:
-                self._ledger.forget(account)
-                self._settled(account)
-                return
-            account.failed()
-            account.close()
-        is_final = account.state is not ClipState.RECORDING  # It may become so while its manifest is written.
-        if index not in self._held:  # Of one that is held, the last manifest is there already.
-            await self._bring_to_disk(account, is_final=is_final)
-        if not is_final or not self._ledger.account(index):
+        if not self._ledger.account(index):
             return
         if account.is_undecided:
             self._held.add(index)
             return
         self._held.discard(index)
         await (self._throw_away(account) if account.is_unwanted else self._finish(account))
-
-    async def _bring_to_disk(self, account: ClipAccount, *, is_final: bool) -> None:
-        if is_final:
-            await self._keeper.write()
-            account.snapshots_closed(await self._keeper.close(account))
-        try:
-            if account.is_named and not account.is_unwanted:
-                await anyio.to_thread.run_sync(write_manifest, self._folder, account.to_clip())
-        except OutputError as exc:
-            self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=account.name, error=str(exc))
 
     async def _finish(self, account: ClipAccount) -> None:
         """Announce a clip whose last manifest is on disk."""
@@ -167,9 +202,3 @@ class Records:
             return
         if files:
             self._log.info("clips.pruned", files=files)
-
-    async def _write_log(self) -> None:
-        try:
-            await anyio.to_thread.run_sync(self._log.write_lines)
-        except OSError as exc:
-            self._log.trouble("log.not_written", kind=type(exc).__name__, error=str(exc))

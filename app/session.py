@@ -31,21 +31,10 @@ class SessionLog:
         import structlog  # Takes a third of the time that importing stepreel may take.
 
         self._path = folder / "session.jsonl"
-        self._lines: deque[str] = deque()
+        self._events: deque[dict[str, Any]] = deque()
         self.appended = Pulse()
         """Beats when `write_lines` has something to write."""
         self._trouble: dict[tuple[str, str], tuple[float, int]] = {}
-        self._own = structlog.wrap_logger(
-            _Lines(self._lines, self.appended),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.JSONRenderer(default=str),
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(0),
-            context_class=dict,
-            cache_logger_on_first_use=True,
-        )
         self._callers = structlog.get_logger("stepreel")
 
     def info(self, event: str, **facts: Any) -> None:
@@ -76,7 +65,7 @@ class SessionLog:
     @property
     def has_lines(self) -> bool:
         """Whether `write_lines` has anything to write."""
-        return bool(self._lines)
+        return bool(self._events)
 
     def write_lines(self) -> None:
         """Append what was logged to `session.jsonl`.
@@ -84,7 +73,8 @@ class SessionLog:
         Raises:
             OSError: the lines can't be written; they are lost.
         """
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        lines = [json.dumps(event, default=str) for event in events]
         if lines:
             with self._path.open("ab+") as file:
                 # After an error half a line may be there: what follows begins a new one.
@@ -93,25 +83,16 @@ class SessionLog:
                 file.write(b"\n" * is_torn + "\n".join(lines).encode() + b"\n")
 
     def _log(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
-        getattr(self._own, level)(event, **facts)
+        self._append(level, event, facts)
         try:
             getattr(self._callers, level)(event, **facts)
         except Exception as exc:  # noqa: BLE001 - a caller's log processor must not end the recording.
-            self._own.warning("log.failed", log_event=event, error=repr(exc))
+            self._append("warning", "log.failed", {"log_event": event, "error": repr(exc)})
 
-
-class _Lines:
-    """What structlog calls a logger: takes rendered events."""
-
-    def __init__(self, lines: deque[str], appended: Pulse) -> None:
-        self._append = lines.append
-        self._appended = appended
-
-    def info(self, line: str) -> None:
-        self._append(line)
-        self._appended.beat()
-
-    warning = info
+    def _append(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
+        moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        self._events.append({**facts, "event": event, "level": level, "timestamp": moment})
+        self.appended.beat()
 
 
 def write_session(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -34,6 +34,9 @@ class Stream:
         self.fps = fps
         self.capture_nbytes = capture_format.nbytes or 0
         self.version = 0
+        # Asked once: to ask at every clip, whether a class fits a protocol, takes a tenth of a millisecond.
+        self._renewable = backend if isinstance(backend, RenewableBackend) else None
+        self._listener = backend if isinstance(backend, ClipListener) else None
         self._prefix = prefix
         self._place = 0
         self._count = 1
@@ -66,9 +69,7 @@ class Stream:
 
     def renew(self) -> bool:
         """Take over what has changed in the simulator since the clip before; return whether anything has."""
-        if not isinstance(self.backend, RenewableBackend):
-            return False
-        renewed = self.backend.renewed()
+        renewed = self._renewable.renewed() if self._renewable else None
         if renewed is None:
             return False
         self.format = renewed
@@ -78,13 +79,13 @@ class Stream:
 
     def begin(self, clip: ClipRequest) -> None:
         """Tell a backend that wants to know that a clip opens."""
-        if isinstance(self.backend, ClipListener):
-            self.backend.clip_began(clip)
+        if self._listener:
+            self._listener.clip_began(clip)
 
     def end(self, clip: ClipRequest) -> None:
         """Tell a backend that wants to know that no capture of a clip follows."""
-        if isinstance(self.backend, ClipListener):
-            self.backend.clip_ended(clip)
+        if self._listener:
+            self._listener.clip_ended(clip)
 
 
 def open_streams(config: RecorderConfig, backends: Backend | Mapping[str, Backend]) -> tuple[Stream, ...]:

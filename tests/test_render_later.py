@@ -212,7 +212,8 @@ def test_recover_closes_what_a_killed_run_kept(output_dir: Path, tmp_path: Path,
     with SnapshotReader(output_dir / clip.snapshots.file) as reader:
         assert reader.steps == list(range(clip.snapshots.frames))
     assert clip.snapshots.frames >= (40 if cut == 0 else 36)
-    assert clip.frames.requested == clip.frames.dropped_total == clip.snapshots.frames
+    # The last manifest may have counted a step whose snapshot was cut off.
+    assert clip.snapshots.frames <= clip.frames.requested == clip.frames.dropped_total <= 40
     rendered = render_clip(output_dir, clip.name)
     assert rendered.drawn == clip.snapshots.frames
     check_clip(output_dir, rendered.clip)

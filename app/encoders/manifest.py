@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment, SnapshotFile
 from ..config import check_name
 from ..errors import OutputError
-from .files import PART_SUFFIX, open_ordinary, sync_folder
+from .files import PART_SUFFIX, open_ordinary, sync_folder, write_whole
 from .snapshot_file import SNAPSHOTS_SUFFIX
 
 SCHEMA = 1
@@ -39,20 +39,15 @@ def write_manifest(folder: Path, clip: Clip) -> None:
     Raises:
         OutputError: the file can't be written; the one before is still there.
     """
-    path = folder / f"{clip.name}.json"
-    draft = folder / f"{clip.name}.json{PART_SUFFIX}"
+    path = f"{folder}/{clip.name}.json"
+    draft = path + PART_SUFFIX
     try:
-        # Never through what lies there already: it may be a link.
-        draft.unlink(missing_ok=True)
-        with open(draft, "xb") as file:
-            file.write(_to_text(_to_json(clip)).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(draft, _to_text(_to_json(clip)).encode())
         os.replace(draft, path)
         sync_folder(folder)
     except OSError as exc:
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
+            os.unlink(draft)
         raise OutputError(f"{path} can't be written: {exc.strerror or exc}") from exc
 
 

@@ -48,8 +48,8 @@ class FrameQueue:
     One thread puts, another gets; no call waits except `wait_for_room`.
 
     Attributes:
-        is_wanting: `get_nowait` found nothing, and its caller wants to hear of the next frame; whoever tells it of one
-            clears this first.
+        is_wanting: Somebody found nothing to get, and waits to be told of the next frame; whoever tells of one clears
+            this first.
     """
 
     def __init__(self, *, depth: int, nbytes: int, policy: DropPolicy) -> None:
@@ -91,12 +91,17 @@ class FrameQueue:
             self.depth_high_water = max(self.depth_high_water, self.depth)
             return True
 
-    def get_nowait(self, clips: Container[int]) -> QueuedFrame | None:
-        """Take the frame out that has waited longest among those of `clips`; None where there is none."""
+    def get_nowait(self, clips: Container[int], *, waits: bool = True) -> QueuedFrame | None:
+        """Take the frame out that has waited longest among those of `clips`; None where there is none.
+
+        Args:
+            clips: Indices of clips.
+            waits: Where there is none, the caller waits to be told of the next one; otherwise it comes back by itself.
+        """
         with self._lock:
             clip = self._oldest(clips)
             if clip is None:
-                self.is_wanting = True
+                self.is_wanting |= waits
                 return None
             return self._take(clip)
 
@@ -117,6 +122,11 @@ class FrameQueue:
         """Whether a frame of `nbytes` bytes fits now."""
         with self._lock:
             return self._has_room(nbytes)
+
+    def room_for(self, nbytes: int) -> int:
+        """Return how many more frames of `nbytes` bytes fit now."""
+        with self._lock:
+            return min(self._depth_limit - self.depth, (self._nbytes_limit - self.nbytes) // max(nbytes, 1))
 
     def fits(self, nbytes: int) -> bool:
         """Whether a frame of `nbytes` bytes could ever be put."""

@@ -314,3 +314,17 @@ def test_a_long_clip_that_lacks_every_second_frame_has_a_manifest_that_can_be_re
     path = tmp_path / f"{clip.name}.json"
     assert read_manifest(path).missing_steps == clip.missing_steps
     assert 3 * path.stat().st_size < manifest.MAX_MANIFEST_BYTES
+
+
+def test_a_draft_that_lies_there_is_replaced_and_a_link_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("somebody's")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "run-step-300.json.part").symlink_to(outside)
+    write_manifest(folder, CLIP)
+    assert outside.read_text() == "somebody's"
+    assert read_manifest(folder / "run-step-300.json").frames == CLIP.frames
+    (folder / "run-step-300.json.part").write_text("of a killed run")
+    write_manifest(folder, CLIP)
+    assert [path.name for path in folder.iterdir()] == ["run-step-300.json"]
