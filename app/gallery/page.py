@@ -15,7 +15,7 @@ from typing import Any
 
 from ..clip import Clip, ClipState
 from .folder import FoundClip, Shelf, is_left_open, seconds_of
-from .plots import StepTimes, run_plot, step_time_line, timeline
+from .plots import MIXED, StepTimes, losses, run_plot, step_time_line, timeline
 from .strips import PICTURE_COUNT
 from .text import attribute, duration, link, number, plural, size
 
@@ -242,6 +242,8 @@ def _drops(clip: Clip) -> str:
         for cause, count in clip.frames.dropped.items()
         if count
     ]
+    if any(cause == MIXED for *_, cause in losses(clip)):
+        causes.append(f'<li class="{MIXED}">several causes</li>')
     return f'<ul class="causes" aria-label="Dropped frames">{"".join(causes)}</ul>' if causes else ""
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from statistics import median
 from urllib.parse import quote
 
-from ..clip import Clip
+from ..clip import Clip, Ranges
 from ..pace import Pace
 from .text import attribute, number, plural, quantity
 
 _PARTS = 400
 """Columns into which a clip's timeline is divided: what is finer can't be seen."""
+MIXED = "mixed"
+"""What is missing for several reasons, or nobody knows which."""
 _MOST_BANDS = 1000
 _MOST_WIDE_BANDS = 60
 _MARK_HEIGHT = 6
@@ -52,16 +54,15 @@ class StepTimes:
 
 
 def timeline(clip: Clip) -> str:
-    """Return a clip's span: its segments, and in them what is missing, by cause."""
+    """Return a clip's span: its segments, and what is missing of them, by cause."""
     first, length = clip.start_step, _length(clip)
     body = []
     for segment in clip.segments[:_PARTS]:
         left = _place(segment.first_step, first, length)
         right = _place(segment.last_step + clip.frame_stride, first, length)
         body.append(f'<rect class="segment" x="{left:.2f}" width="{max(right - left, 1.0):.2f}" y="3" height="10"/>')
-    cause = _cause(clip)
-    for left, right in _merge(_missing_parts(clip, first, length)):
-        scale = _WIDE / _PARTS
+    scale = _WIDE / _PARTS
+    for left, right, cause in losses(clip):
         body.append(
             f'<rect class="missing {cause}" x="{left * scale:.2f}" width="{(right - left) * scale:.2f}" '
             'y="0" height="16"/>'
@@ -84,8 +85,31 @@ def _place(step: int, first: int, length: int) -> float:
     return _WIDE * min(max((step - first) / length, 0.0), 1.0)
 
 
-def _missing_parts(clip: Clip, first: int, length: int) -> Iterator[tuple[int, int]]:
-    for start, end in clip.missing_steps:
+def losses(clip: Clip) -> tuple[tuple[int, int, str], ...]:
+    """Return where steps are missing, from part to part of the timeline, and why; `MIXED` for more than one cause."""
+    causes: dict[int, str] = {}
+    for cause, spans in clip.missing_by_cause.items():
+        for part in _missing_parts(clip, spans):
+            causes[part] = cause.value if causes.get(part, cause.value) == cause.value else MIXED
+    for part in _missing_parts(clip, clip.missing_steps):
+        causes.setdefault(part, MIXED)
+    found: list[tuple[int, int, str]] = []
+    for part, name in sorted(causes.items()):
+        if found and found[-1][1:] == (part, name):
+            found[-1] = (found[-1][0], part + 1, name)
+        else:
+            found.append((part, part + 1, name))
+    return tuple(found)
+
+
+def _missing_parts(clip: Clip, spans: Ranges) -> Iterator[int]:
+    for left, right in _merge(_parts(clip, spans)):
+        yield from range(left, right)
+
+
+def _parts(clip: Clip, spans: Ranges) -> Iterator[tuple[int, int]]:
+    first, length = clip.start_step, _length(clip)
+    for start, end in spans:
         left = (start - first) * _PARTS // length
         right = -(-(end - first + clip.frame_stride) * _PARTS // length)
         if right > 0 and left < _PARTS:
@@ -104,12 +128,6 @@ def _merge(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         current = (left, right)
     if current:
         yield current
-
-
-def _cause(clip: Clip) -> str:
-    """Return what the marks of a clip are called: a manifest tells causes by count, and not for each step."""
-    causes = [cause for cause, count in clip.frames.dropped.items() if count]
-    return causes[0].value if len(causes) == 1 else "mixed"
 
 
 def _describe(clip: Clip) -> str:

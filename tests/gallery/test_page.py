@@ -107,7 +107,43 @@ def test_every_cause_and_state_has_a_colour() -> None:
     assert [state for state in ClipState if f".{state.value} {{ color: " not in css] == []
 
 
-def test_several_causes_are_counted_and_share_one_mark(tmp_path: Path) -> None:
+def test_each_of_several_causes_is_marked_where_it_was(tmp_path: Path) -> None:
+    frames = {
+        "requested": 10,
+        "encoded": 5,
+        "dropped": {"queue_full": 3, "disk_full": 2},
+        "missing_steps": [[2, 6]],
+        "missing_by_cause": {"queue_full": [[2, 3], [6, 6]], "disk_full": [[4, 5]]},
+    }
+    (tmp_path / "a.json").write_text(manifest_of("a", frames=frames, state="incomplete"))
+    page = page_of(FolderReader(tmp_path).read())
+    marks = [one for one in page.all("rect", height="16") if "missing" in one["class"]]
+    assert [(one["class"], float(one["x"]), float(one["width"])) for one in marks] == [
+        ("missing queue_full", 200, 200),
+        ("missing disk_full", 400, 200),
+        ("missing queue_full", 600, 100),
+    ]
+    assert "several causes" not in page.text
+
+
+def test_what_is_too_near_to_be_told_apart_is_one_mark_of_several_causes(tmp_path: Path) -> None:
+    frames = {
+        "requested": 100_000,
+        "encoded": 99_990,
+        "dropped": {"queue_full": 5, "disk_full": 5},
+        "missing_steps": [[50_000, 50_009]],
+        "missing_by_cause": {
+            "queue_full": [[step, step] for step in range(50_000, 50_010, 2)],
+            "disk_full": [[step, step] for step in range(50_001, 50_010, 2)],
+        },
+    }
+    (tmp_path / "a.json").write_text(manifest_of("a", frames=frames, state="incomplete", end_step=99_999))
+    page = page_of(FolderReader(tmp_path).read())
+    assert [one["class"] for one in page.all("rect", height="16")] == ["missing mixed", "playhead"]
+    assert "several causes" in page.text
+
+
+def test_several_causes_of_which_nobody_knows_the_places_share_one_mark(tmp_path: Path) -> None:
     frames = {
         "requested": 10,
         "encoded": 5,
