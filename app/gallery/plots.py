@@ -6,7 +6,7 @@ Curves lie in a drawing that is stretched to the page's width; text lies outside
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -36,21 +36,52 @@ class StepTimes:
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     seconds: tuple[float, ...]
+    first: int
+    last: int
+    """Steps of the whole run, those without a time too."""
 
     @classmethod
     def of(cls, pace: Pace) -> StepTimes:
-        """Return the step times between the samples of a run; intervals without a step are passed over."""
-        starts, ends, seconds = [], [], []
-        last = 0
-        for place in range(1, len(pace.steps)):
-            count = pace.steps[place] - pace.steps[last]
-            duration_s = pace.seconds[place] - pace.seconds[place - 1]
-            if count > 0 and duration_s > 0:
-                starts.append(pace.steps[last])
-                ends.append(pace.steps[place])
-                seconds.append(duration_s / count)
-            last = place
-        return cls(starts=tuple(starts), ends=tuple(ends), seconds=tuple(seconds))
+        """Return the step times between the samples of a run.
+
+        Where it did not step all the time from one sample to the next, as before and after a pause or at its end, that
+        is no step's time; unless there is nothing else to go by. A step that took longer than that is one time.
+        """
+        spans = [span for place in range(1, len(pace.steps)) if (span := _span(pace, place))]
+        whole = [span for span in spans if span.is_whole]
+        whole = whole if len(whole) > 1 else spans
+        return cls(
+            starts=tuple(span.start for span in whole),
+            ends=tuple(span.end for span in whole),
+            seconds=tuple(span.duration_s / (span.end - span.start) for span in whole),
+            first=pace.steps[0] if pace.steps else 0,
+            last=pace.steps[-1] if pace.steps else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """Steps between two samples."""
+
+    start: int
+    end: int
+    duration_s: float
+    is_whole: bool
+    """Steps were taken right before and right after it, too."""
+
+
+def _span(pace: Pace, place: int) -> _Span | None:
+    """Return what was stepped from the sample before `place` until it; None: nothing."""
+    steps, seconds = pace.steps, pace.seconds
+    before = place - 1
+    if steps[place] == steps[before] or seconds[place] <= seconds[before]:
+        return None
+    since = bisect_left(steps, steps[before])
+    is_slow = steps[place] - steps[before] == 1 and since > 0 and steps[since] - steps[since - 1] == 1
+    is_followed = place + 1 < len(steps) and steps[place + 1] > steps[place]
+    is_whole = is_slow or (since == before > 0 and is_followed)
+    duration_s = seconds[place] - seconds[since if is_slow else before]
+    return _Span(start=steps[before], end=steps[place], duration_s=duration_s, is_whole=is_whole)
 
 
 def timeline(clip: Clip) -> str:
@@ -198,7 +229,7 @@ class _Axis:
         fastest, slowest = min(times.seconds), max(times.seconds)
         is_log = slowest > _LOG_FROM * fastest
         low = fastest / 1.3 if is_log else 0.0
-        return cls(first=times.starts[0], last=times.ends[-1], low=low, high=slowest * 1.15, is_log=is_log)
+        return cls(first=times.first, last=times.last, low=low, high=slowest * 1.15, is_log=is_log)
 
     def x(self, step: int) -> float:
         return _WIDE * min(max((step - self.first) / max(self.last - self.first, 1), 0.0), 1.0)

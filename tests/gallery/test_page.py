@@ -421,17 +421,30 @@ def test_step_times_are_means_between_samples_and_waiting_is_none() -> None:
     assert (times.starts, times.ends) == ((0, 100), (100, 300))
 
 
+def test_a_time_in_which_stepping_began_or_ended_is_no_step_time() -> None:
+    run = pace((0, 0), (1, 0), (2, 10), (3, 110), (4, 210), (5, 220), (6, 220), (7, 230), (8, 330), (9, 331))
+    times = StepTimes.of(run)
+    assert list(times.seconds) == pytest.approx([0.01] * 3)
+    assert (times.starts, times.ends) == ((10, 110, 230), (110, 210, 330))
+    assert (times.first, times.last) == (0, 331)
+
+
+def test_steps_slower_than_samples_take_as_long_as_they_took() -> None:
+    times = StepTimes.of(pace(*((quarter / 4, quarter // 4) for quarter in range(20))))
+    assert list(times.seconds) == pytest.approx([1.0] * 3)
+
+
 def test_step_times_with_and_without_a_clip_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(manifest_of("a", start_step=100, end_step=199, segments=[]))
     clip = read_manifest(tmp_path / "a.json")
-    times = StepTimes.of(pace((0, 0), (1, 100), (3, 200), (4, 300)))
+    times = StepTimes.of(pace((0, 0), (0.1, 10), (1, 100), (3, 200), (4, 300), (5, 400)))
     assert step_time_line(times, [clip]) == "median 10\u202fms between clips, 20\u202fms while a clip is captured"
     assert step_time_line(times, []) == "median 10\u202fms between clips"
 
 
 def test_a_run_is_plotted_with_its_clips_marked(tmp_path: Path) -> None:
     (tmp_path / "a b.json").write_text(manifest_of("a b", start_step=100, end_step=199, segments=[]))
-    times = StepTimes.of(pace((0, 0), (1, 100), (3, 200), (4, 300)))
+    times = StepTimes.of(pace((0, 0), (0.1, 0), (1, 100), (3, 200), (4, 300)))
     plot = Page(run_plot(times, [read_manifest(tmp_path / "a b.json")]))
     (band,) = plot.all("rect", class_="band")
     assert float(band["x"]) == pytest.approx(1000 / 3, abs=1)
@@ -441,7 +454,7 @@ def test_a_run_is_plotted_with_its_clips_marked(tmp_path: Path) -> None:
 
 
 def test_a_wide_range_of_step_times_gets_a_logarithmic_axis() -> None:
-    times = StepTimes.of(pace((0, 0), (1, 1), (1.001, 2), (1.002, 3)))
+    times = StepTimes.of(pace((0, 0), (0.001, 1), (1, 2), (1.001, 3), (1.002, 4)))
     labels = Page(run_plot(times, [])).text
     assert "1\u202fms" in labels
     assert "100\u202fms" in labels
