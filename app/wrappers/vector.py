@@ -136,6 +136,8 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
             on_segment_closed=on_segment_closed,
         )
         ClipTaker.__init__(self, arguments)
+        self.render_history: list[RenderFrame] = []
+        """Empty, as Gymnasium's always is."""
         self._pictures = _Pictures(env, shown, keeps_last=self.autoreset_mode is AutoresetMode.SAME_STEP)
         self._grid = _Grid(self._pictures, video_aspect_ratio)
 

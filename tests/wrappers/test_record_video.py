@@ -104,6 +104,16 @@ def test_files_frames_attributes_and_warnings_are_gymnasiums(
     assert ours == theirs
 
 
+def test_the_attributes_are_gymnasiums(tmp_path: Path) -> None:
+    names = []
+    for kind in (gymnasium.wrappers.RecordVideo, RecordVideo):
+        env: Any = kind(Film(), str(tmp_path / kind.__module__))
+        env.reset()
+        names.append({name for name in dir(env) if not name.startswith("_")})
+        env.close()
+    assert names[0] - names[1] == {"recorded_frames"}
+
+
 class Torn(Film):
     """Its picture number 3 is something else."""
 
