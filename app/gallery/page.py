@@ -44,7 +44,7 @@ def to_page(shelf: Shelf, find_sources: FindSources, *, is_live: bool) -> str:
     """Return the whole page. A live one asks the server it came from what is new."""
     parts = to_parts(shelf)
     cards = "\n".join(to_card(found, find_sources(found), shelf) for found in shelf.clips)
-    title = attribute(shelf.folder.name or "clips")
+    title = attribute(shelf.title)
     live = ' data-live="true"' if is_live else ""
     policy = "" if is_live else f'<meta http-equiv="Content-Security-Policy" content="{policy_of_file()}">\n'
     sections = {name: f'<div id="{name}" data-part>{html}</div>' for name, html in parts.items()}

@@ -157,6 +157,18 @@ def test_several_causes_of_which_nobody_knows_the_places_share_one_mark(tmp_path
     assert "2 disk_full" in page.text
 
 
+@pytest.mark.parametrize(
+    ("folder", "title"),
+    [("demo", "demo"), ("run 1/videos/train", "run 1/videos/train"), ("logs/run2/videos", "run2/videos")],
+)
+def test_a_page_is_called_after_its_run(tmp_path: Path, folder: str, title: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    text = to_page(FolderReader(tmp_path / folder).read(), lambda found: None, is_live=False)
+    assert f"<h1>{title}</h1>" in text
+    assert f"<title>{title} " in text
+    assert FolderReader(Path("/")).read().title == "clips"
+
+
 def test_hostile_names_and_values_are_text(tmp_path: Path) -> None:
     name = "x' onmouseover=alert(1) <b>&amp;<script>alert(2)<"
     (tmp_path / f"{name}.json").write_text(manifest_of(name, stream=EVIL[:200], backend=EVIL, codec=EVIL))
