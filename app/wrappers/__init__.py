@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Literal, SupportsFloat
@@ -61,7 +62,7 @@ class RecordVideo(
     def __init__(
         self,
         env: gymnasium.Env[ObsType, ActType],
-        video_folder: str,
+        video_folder: str | os.PathLike[str],
         episode_trigger: Callable[[int], bool] | None = None,
         step_trigger: Callable[[int], bool] | None = None,
         video_length: int = 0,
@@ -78,7 +79,7 @@ class RecordVideo(
         gymnasium.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=not isinstance(backend, str),  # It may hold a whole simulator.
-            video_folder=video_folder,
+            video_folder=os.fspath(video_folder),
             episode_trigger=episode_trigger,
             step_trigger=step_trigger,
             video_length=video_length,

@@ -63,17 +63,20 @@ class VideoArguments:
         if os.path.abspath(given.output_dir) != self.folder:
             raise _conflict("output_dir", given.output_dir, f"the same folder as video_folder, {self.folder!r}")
         own = {"video_length": self.video_length, "name_prefix": self.name_prefix, "fps": self.fps}
+        interval = () if self.episode_trigger or self.step_trigger else _INTERVAL
         for field in fields(RecorderConfig):
             value = getattr(given, field.name)
-            if field.name in (*own, *_DECIDED_HERE) and value not in (field.default, own.get(field.name)):
-                advice = "its default" if field.name in _DECIDED_HERE else f"what {field.name} of the wrapper is"
-                raise _conflict(field.name, value, f"{advice}: the wrapper's own arguments decide about clips")
+            if field.name in (*own, *_TRIGGERS, *interval) and value not in (field.default, own.get(field.name)):
+                advice = f"what {field.name} of the wrapper is" if field.name in own else "its default"
+                besides = ", or a trigger of the wrapper beside it" if field.name in interval else ""
+                raise _conflict(field.name, value, f"{advice}{besides}: the wrapper's own arguments decide about clips")
         return replace(
             given,
             output_dir=Path(self.folder),
             name_prefix=self.name_prefix,
             video_length=self.video_length,
             video_interval=0,
+            step_offset=0,
             episode_trigger=decided_by_the_wrapper,
             fps=self.video_fps(frames_per_sec),
         )
@@ -85,7 +88,9 @@ class VideoArguments:
         return self.config.fps or float(frames_per_sec) / self.config.frame_stride
 
 
-_DECIDED_HERE = ("video_interval", "step_offset", "episode_trigger", "step_trigger")
+_TRIGGERS = ("episode_trigger", "step_trigger")
+_INTERVAL = ("video_interval", "step_offset")
+"""Unused where a trigger is given, as in `RecorderConfig`, so that flags of a command line can be passed on."""
 
 
 def refuse_keep(config: RecorderConfig | None) -> None:

@@ -74,7 +74,7 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
     def __init__(
         self,
         venv: VecEnv,
-        video_folder: str,
+        video_folder: str | os.PathLike[str],
         record_video_trigger: Callable[[int], bool],
         video_length: int = 200,
         name_prefix: str = "rl-video",

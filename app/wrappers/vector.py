@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,7 +75,7 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
-        video_folder: str,
+        video_folder: str | os.PathLike[str],
         video_aspect_ratio: tuple[int, int] = (1, 1),
         record_first_only: bool = False,
         episode_trigger: Callable[[int], bool] | None = None,
@@ -93,7 +94,7 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
     ) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(
             self,
-            video_folder=video_folder,
+            video_folder=os.fspath(video_folder),
             video_aspect_ratio=video_aspect_ratio,
             record_first_only=record_first_only,
             episode_trigger=episode_trigger,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import pickle
@@ -23,7 +24,7 @@ from gymnasium.wrappers import RenderCollection
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError
+from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError, add_video_arguments
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.encoders.manifest import read_manifest
 from stepreel.keep import BestReturn
@@ -247,7 +248,7 @@ def test_a_backend_of_ones_own_needs_no_render_mode(output_dir: Path) -> None:
     [
         ({}, {"output_dir": "elsewhere"}, "config.output_dir: got "),
         ({}, {"video_length": 7}, "config.video_length: got 7; allowed: what video_length of the wrapper is"),
-        ({}, {"video_interval": 900}, "config.video_interval: got 900; allowed: its default"),
+        ({}, {"video_interval": 900}, "config.video_interval: got 900; allowed: its default, or a trigger of the"),
         ({}, {"step_offset": 5}, "config.step_offset: got 5; allowed: its default"),
         ({}, {"episode_trigger": bool}, "config.episode_trigger: got <class 'bool'>; allowed: its default"),
         ({}, {"step_trigger": bool}, "config.step_trigger: got <class 'bool'>; allowed: its default"),
@@ -268,6 +269,25 @@ def test_arguments_that_can_not_work_or_contradict_one_another_are_refused_by_na
         RecordVideo(Film(), str(output_dir), config=config, **arguments)
     assert str(refused.value).startswith(problem)
     assert not output_dir.exists()
+
+
+def test_flags_of_a_command_line_go_together_with_triggers(output_dir: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_video_arguments(parser)
+    args = parser.parse_args(["--video_length", "2", "--video_interval", "4", "--step_offset", "1"])
+    config = RecorderConfig.from_arguments(args, log_dir=output_dir)
+    env = RecordVideo(
+        Film((30,)),
+        config.output_dir,
+        step_trigger=lambda step: step % args.video_interval == args.step_offset,
+        video_length=args.video_length,
+        config=config,
+    )
+    play(env, ["step"] * 8)
+    assert films_in(output_dir / "videos" / "train") == {
+        "rl-video-step-1.mp4": [2, 3, 4],
+        "rl-video-step-5.mp4": [6, 7, 8],
+    }
 
 
 def test_all_other_settings_come_from_the_configuration(output_dir: Path) -> None:
