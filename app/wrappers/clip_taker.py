@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +138,7 @@ class ClipTaker:
         self._video_name: str | None = None
         self._frame_count = 0
         self._recorder: Recorder | None = None
-        self._finish: Callable[[], object] = _nothing
+        self._forget: Callable[[], object] = _nothing
         self._config = arguments.recorder_config(self.frames_per_sec)
         self._make_folder()
 
@@ -172,7 +172,7 @@ class ClipTaker:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the recorder out: a copy of the environment records clips of its own, with a recorder of its own."""
-        return {**self.__dict__, "_recorder": None, "_finish": _nothing, "recording": False, "_video_name": None}
+        return {**self.__dict__, "_recorder": None, "_forget": _nothing, "recording": False, "_video_name": None}
 
     def _streams(self) -> Backend | Mapping[str, Backend]:
         """Return what the recorder captures; asked when it is opened."""
@@ -191,15 +191,14 @@ class ClipTaker:
             from ..blocking import Recorder  # Loads what threads and workers need.
 
             config = replace(self._config, fps=self._arguments.video_fps(self.frames_per_sec))
-            opened = ExitStack()
             recorder = Recorder(
                 config,
                 self._streams(),
                 on_clip_closed=self._arguments.on_clip_closed,
                 on_segment_closed=self._arguments.on_segment_closed,
             )
-            self._recorder = opened.enter_context(recorder)
-            self._finish = weakref.finalize(self, _finish, opened, recorder, os.getpid(), threading.get_ident())
+            self._recorder = ExitStack().enter_context(recorder)  # It is closed by name.
+            self._forget = weakref.finalize(self, _finish, recorder, os.getpid(), threading.get_ident()).detach
         return self._recorder
 
     def _close_recorder(self) -> None:
@@ -208,8 +207,12 @@ class ClipTaker:
             if self.recording:
                 self.stop_recording()
         finally:
-            finish, self._finish, self._recorder = self._finish, _nothing, None
-            finish()
+            try:
+                if self._recorder:
+                    self._recorder.close()
+            finally:
+                self._forget()
+                self._forget, self._recorder = _nothing, None
 
     def _begin_episode(self) -> None:
         """Count an episode; what is not of fixed length ends with the one before."""
@@ -241,22 +244,24 @@ class ClipTaker:
             return False
 
 
-def _finish(opened: ExitStack, recorder: Recorder, pid: int, thread: int) -> None:
-    """Close a recorder: asked to by its environment, or by the end of the program, or of the environment itself."""
+def _finish(recorder: Recorder, pid: int, thread: int) -> None:
+    """Close a recorder whose environment was not closed: it was let go, or the program ends."""
     if os.getpid() != pid:
         return
     try:
         if recorder.is_recording:
             logger.warn("The environment was never closed, so its last video ends here. Call close().")
     finally:
-        if threading.get_ident() == thread:
-            opened.close()
-        else:  # The garbage collector runs on any thread, on the recorder's own too, which can't wait for itself.
-            threading.Thread(target=opened.close).start()
+        if threading.get_ident() != thread:
+            # The garbage collector runs on any thread, on the recorder's own too, which can't wait for itself.
+            threading.Thread(target=recorder.close).start()
+        else:
+            with suppress(KeyboardInterrupt):  # It has done what it should, and nobody could take it from here.
+                recorder.close()
 
 
 def _nothing() -> None:
-    """Be what closes a recorder that was never opened."""
+    """Be what lets go of a recorder that was never opened."""
 
 
 def _conflict(field: str, value: object, allowed: str) -> ConfigurationError:

@@ -6,6 +6,7 @@ import argparse
 import copy
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -30,7 +31,7 @@ from stepreel.encoders.manifest import read_manifest
 from stepreel.keep import BestReturn
 from stepreel.wrappers import RecordVideo, clip_taker
 
-from ..recordings import shown_steps
+from ..recordings import poll_until, shown_steps
 from .film import SIDE, Film, numbers_in, picture_of
 
 Seen = tuple[Any, ...]
@@ -415,6 +416,40 @@ def test_a_program_that_forgets_to_close_ends_with_its_last_clip_whole(output_di
     assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1]}
     assert "The environment was never closed, so its last video ends here" in done.stderr
     assert ("went on" in done.stdout) == (end == "deleted")
+
+
+IMPATIENT = """
+import sys
+from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.wrappers import RecordVideo
+from tests.wrappers.film import Film
+env = RecordVideo(
+    Film((500,), render_mode=None), sys.argv[1], backend=SyntheticBackend(snapshot=True, render_delay_s=0.2)
+)
+env.reset()
+for _ in range(200):
+    env.step(0)
+print("stepped", flush=True)
+raise KeyboardInterrupt
+"""
+
+
+def test_a_second_interrupt_at_the_end_of_a_program_ends_it_without_a_traceback_of_ours(output_dir: Path) -> None:
+    command = [sys.executable, "-c", IMPATIENT, str(output_dir)]
+    folder = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        while "stepped" not in program.stdout.readline():
+            pass
+        poll_until(lambda: "recorder.finishing" in events_in(output_dir))
+        program.send_signal(signal.SIGINT)
+        _, stderr = program.communicate(timeout=30)
+    assert stderr.count("Traceback") == 1
+    assert "Exception ignored" not in stderr
+    clip = read_manifest(output_dir / "rl-video-episode-0.json")
+    assert clip.state is ClipState.INCOMPLETE
+    assert 0 < clip.frames.encoded < 201
+    assert len(shown_steps(output_dir / clip.segments[0].file)) == clip.frames.encoded
 
 
 def test_moviepy_is_not_needed(output_dir: Path) -> None:
