@@ -76,9 +76,7 @@ class RecordVideo(
         on_clip_closed: ClipHook | None = None,
         on_segment_closed: SegmentHook | None = None,
     ) -> None:
-        gymnasium.utils.RecordConstructorArgs.__init__(
-            self,
-            _disable_deepcopy=not isinstance(backend, str),  # It may hold a whole simulator.
+        arguments = VideoArguments(
             video_folder=os.fspath(video_folder),
             episode_trigger=episode_trigger,
             step_trigger=step_trigger,
@@ -88,28 +86,20 @@ class RecordVideo(
             disable_logger=disable_logger,
             gc_trigger=gc_trigger,
             config=config,
-            backend=backend,
             on_clip_closed=on_clip_closed,
             on_segment_closed=on_segment_closed,
+        )
+        gymnasium.utils.RecordConstructorArgs.__init__(
+            self,
+            _disable_deepcopy=not isinstance(backend, str),  # It may hold a whole simulator.
+            **arguments.given(),
+            backend=backend,
         )
         gymnasium.Wrapper.__init__(self, env)
         self._renders = _Renders(env)
         self._backend = choose_snapshots(env, backend) if isinstance(backend, str) else backend
         if self._backend is None:
             check_render_mode(env.render_mode)
-        arguments = VideoArguments(
-            video_folder=video_folder,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            video_length=video_length,
-            name_prefix=name_prefix,
-            fps=fps,
-            disable_logger=disable_logger,
-            gc_trigger=gc_trigger,
-            config=config,
-            on_clip_closed=on_clip_closed,
-            on_segment_closed=on_segment_closed,
-        )
         ClipTaker.__init__(self, arguments)
         self.render_history: list[RenderFrame] = []
         self._episode_return = 0.0

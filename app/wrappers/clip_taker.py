@@ -52,6 +52,10 @@ class VideoArguments:
     on_clip_closed: ClipHook | None
     on_segment_closed: SegmentHook | None
 
+    def given(self) -> dict[str, Any]:
+        """Return what the constructor was called with, for whoever calls it again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def folder(self) -> str:
         """The absolute path of the clips' folder."""
