@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backends.gymnasium import GymnasiumBackend, choose_backend
 from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
-from ..errors import BackendError, CaptureError, ConfigurationError
+from ..errors import BackendError, CaptureError, ConfigurationError, RenderModeError
 
 
 class PictureBackend:
@@ -56,7 +56,7 @@ class PictureBackend:
 def check_render_mode(render_mode: object) -> None:
     """Raise Gymnasium's own error where an environment makes no pictures."""
     if render_mode in (None, "human", "ansi"):
-        raise ConfigurationError(
+        raise RenderModeError(
             f"Render mode is {render_mode}, which is incompatible with RecordVideo. "
             "Initialize your environment with a render_mode that returns an image, such as rgb_array."
         )

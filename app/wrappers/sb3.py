@@ -15,15 +15,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ..backends.pixels import copy_pixels
 from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
-from ..errors import CaptureError, ConfigurationError
+from ..errors import CaptureError, ConfigurationError, RenderModeError
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
 from .pictures import PictureBackend, checked_indices, choose_snapshots_of, refuse_snapshots
 
-__all__ = ["RenderModeError", "VecVideoRecorder"]
-
-
-class RenderModeError(ConfigurationError, AssertionError):
-    """The environments make no pictures; an `AssertionError`, as Stable-Baselines3 raises it."""
+__all__ = ["VecVideoRecorder"]
 
 
 class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The base is untyped where it is not installed.

@@ -75,7 +75,8 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:
-        ConfigurationError: a `ValueError`: the render mode gives no pictures, or an argument can't work.
+        RenderModeError: a `ValueError`: the render mode gives no pictures.
+        ConfigurationError: an argument can't work.
         TypeError: `env` is no `gymnasium.vector.VectorEnv`.
     """
 
