@@ -55,7 +55,8 @@ class RecordVideo(
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:
-        ConfigurationError: a `ValueError`: the render mode gives no pictures, or an argument can't work.
+        RenderModeError: a `ValueError`: the render mode gives no pictures.
+        ConfigurationError: an argument can't work.
         TypeError: `env` is no `gymnasium.Env`.
     """
 
@@ -165,6 +166,8 @@ class RecordVideo(
             return
         self._renders.forget()
         self._recorder.step()
+        if isinstance(self._renders.rendered, list):
+            self.render_history += self._renders.rendered
         if self.recording and self._is_frame(self._renders.rendered):
             self._count_frame()
 
@@ -177,7 +180,6 @@ class RecordVideo(
                     " captured."
                 )
                 return False
-            self.render_history += rendered
             rendered = rendered[-1]
         if rendered is _UNASKED or isinstance(rendered, np.ndarray):
             return True

@@ -508,6 +508,25 @@ def test_a_copy_records_clips_of_its_own(output_dir: Path) -> None:
     assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1], "rl-video-episode-1.mp4": [2]}
 
 
+@pytest.mark.parametrize("pops", [None, True])
+def test_what_happened_before_is_saved_when_it_is_asked_for(output_dir: Path, pops: bool | None) -> None:
+    env: Any = Film((30,))
+    env = RecordVideo(
+        env if pops is None else RenderCollection(env, pop_frames=pops),
+        str(output_dir),
+        episode_trigger=lambda episode: False,
+        config=RecorderConfig(output_dir=output_dir, ring_s=9.0),
+    )
+    env.reset()
+    for _ in range(9):
+        env.step(0)
+    env.recorder.save_last(name="fall")
+    if pops:
+        assert len(env.render()) == 10  # What was held was taken out of the collection.
+    env.close()
+    assert films_in(output_dir) == {"rl-video-fall.mp4": list(range(10))}
+
+
 def test_only_clips_of_the_best_episodes_are_kept(tmp_path: Path) -> None:
     returns = iter([3, 1, 5, 4])
 
