@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from urllib.parse import quote
 
-from ..clip import Clip, Ranges
+from ..clip import Clip, ClipState, Ranges
 from ..pace import Pace
 from .text import attribute, number, plural, quantity
 
@@ -175,7 +175,7 @@ def run_plot(times: StepTimes, clips: Sequence[Clip]) -> str:
         return ""
     axis = _Axis.of(times)
     shown = [clip for clip in clips[:_MOST_BANDS] if clip.start_step < axis.last]
-    bands = [_band(clip, axis, is_wide=len(shown) <= _MOST_WIDE_BANDS) for clip in shown]
+    bands = [_band(clip, _end(clip, times), axis, is_wide=len(shown) <= _MOST_WIDE_BANDS) for clip in shown]
     area = (
         f'<svg class="area" viewBox="0 0 {_WIDE:.0f} {_HEIGHT}" height="{_HEIGHT}" preserveAspectRatio="none">'
         f'{"".join(bands)}{_grid(axis)}<path class="curve" d="{_path(times, axis)}"/></svg>'
@@ -184,10 +184,17 @@ def run_plot(times: StepTimes, clips: Sequence[Clip]) -> str:
     return f'<div class="plot" role="img" aria-label="{attribute(label)}">{_labels(axis)}{area}{_steps(axis)}</div>'
 
 
-def _band(clip: Clip, axis: _Axis, *, is_wide: bool) -> str:
+def _end(clip: Clip, times: StepTimes) -> int:
+    """Return the step after a clip's span; one that is still captured reaches to where the run is."""
+    if clip.state is ClipState.RECORDING and clip.end_step is None:
+        return max(times.last, clip.start_step + 1)
+    return clip.start_step + _length(clip)
+
+
+def _band(clip: Clip, end: int, axis: _Axis, *, is_wide: bool) -> str:
     """Return the mark of a clip: at the foot of the plot, and through all of it where there are few."""
     left = axis.x(clip.start_step)
-    place = f'x="{left:.2f}" width="{max(axis.x(clip.start_step + _length(clip)) - left, 1.0):.2f}"'
+    place = f'x="{left:.2f}" width="{max(axis.x(end) - left, 1.0):.2f}"'
     wide = f'<rect class="band" {place} y="0" height="{_HEIGHT}"/>' if is_wide else ""
     return (
         f'<a href="#{quote("clip-" + clip.name)}" tabindex="-1"><title>{attribute(clip.name)}</title>{wide}'
@@ -199,7 +206,7 @@ def step_time_line(times: StepTimes, clips: Sequence[Clip]) -> str:
     """Return the median step time with and without a clip being captured, as a line of text."""
     if not times.seconds:
         return ""
-    spans = sorted((clip.start_step, clip.start_step + _length(clip)) for clip in clips)
+    spans = sorted((clip.start_step, _end(clip, times)) for clip in clips)
     inside, outside = [], []
     for start, end, seconds in zip(times.starts, times.ends, times.seconds, strict=True):
         place = bisect_right(spans, (start, math.inf))

@@ -465,6 +465,15 @@ def test_a_run_is_plotted_with_its_clips_marked(tmp_path: Path) -> None:
     assert run_plot(StepTimes.of(pace((0, 0))), []) == ""
 
 
+def test_a_clip_that_is_still_captured_reaches_to_where_the_run_is(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(manifest_of("a", start_step=100, end_step=None, segments=[], state="recording"))
+    clip = read_manifest(tmp_path / "a.json")
+    times = StepTimes.of(pace((0, 0), (0.1, 10), (1, 100), (3, 200), (5, 300), (6, 400)))
+    assert step_time_line(times, [clip]) == "median 10\u202fms between clips, 20\u202fms while a clip is captured"
+    (band,) = Page(run_plot(times, [clip])).all("rect", class_="band")
+    assert (float(band["x"]), float(band["width"])) == (250, 750)
+
+
 def test_a_wide_range_of_step_times_gets_a_logarithmic_axis() -> None:
     times = StepTimes.of(pace((0, 0), (0.001, 1), (1, 2), (1.001, 3), (1.002, 4)))
     labels = Page(run_plot(times, [])).text
