@@ -23,11 +23,11 @@ SCHEMA = 1
 MAX_MANIFEST_BYTES = 8 * 2**20
 """A larger file is no manifest: parsed, it may take 33 times as much memory. A clip of 200,000 frames that lacks every
 second one has 1.8 MB, and hardly anything takes more than that."""
+_MOST_RANGES_BY_CAUSE = 100_000
+"""With more, a manifest could be too large to be read again."""
 MAX_STEPS = 4_000_000
 """A manifest with more is damaged: this would be more than a day of video."""
 _MAX_WHOLE = 2**53
-_MOST_RANGES_BY_CAUSE = 100_000
-"""With more, a manifest could be too large to be read again."""
 RECORDS = ("session", "session-pace")
 """What JSON files of the session itself are called, without suffix; no clip is."""
 

@@ -95,7 +95,7 @@ def refuse_wrong_folder(folder: Path) -> None:
         OutputError: it is; or it can't be read.
     """
     try:
-        if any(entry == "session.json" or _is_video(entry) for entry in os.listdir(folder)):
+        if any(_is_of_session(entry) or _is_video(entry) for entry in os.listdir(folder)):
             return
     except OSError as exc:
         raise OutputError(f"{folder} can't be read: {exc.strerror or exc}") from exc
@@ -112,8 +112,12 @@ def _recorded_into(folder: Path) -> Iterator[Path]:
         level = len(Path(inner).relative_to(folder).parts)
         if level == _MOST_LEVELS or place > _MOST_FOLDERS:
             names.clear()
-        if "session.json" in files:
+        if any(map(_is_of_session, files)):
             yield Path(inner)
+
+
+def _is_of_session(entry: str) -> bool:
+    return entry.startswith("session") and entry.endswith(".json")
 
 
 class FolderReader:

@@ -319,6 +319,19 @@ def test_the_files_of_a_clip_are_told_by_their_names(file: str, belongs: bool) -
     assert is_file_of("a", file) is belongs
 
 
+def test_causes_of_so_many_ranges_that_a_manifest_could_not_be_read_again_are_counts_only(tmp_path: Path) -> None:
+    spans = tuple((step, step) for step in range(1, 400_000, 2))
+    clip = replace(
+        TWICE_SHORT,
+        start_step=0,
+        end_step=400_000,
+        missing_steps=spans,
+        missing_by_cause={DropCause.QUEUE_FULL: spans[::2], DropCause.RENDER_FAILED: spans[1::2]},
+    )
+    write_manifest(tmp_path, clip)
+    assert read_manifest(tmp_path / f"{clip.name}.json") == replace(clip, missing_by_cause={})
+
+
 def test_a_long_clip_that_lacks_every_second_frame_has_a_manifest_that_can_be_read(tmp_path: Path) -> None:
     steps = 200_000
     clip = replace(
@@ -332,16 +345,3 @@ def test_a_long_clip_that_lacks_every_second_frame_has_a_manifest_that_can_be_re
     path = tmp_path / f"{clip.name}.json"
     assert read_manifest(path).missing_steps == clip.missing_steps
     assert 3 * path.stat().st_size < manifest.MAX_MANIFEST_BYTES
-
-
-def test_causes_of_so_many_ranges_that_a_manifest_could_not_be_read_again_are_counts_only(tmp_path: Path) -> None:
-    spans = tuple((step, step) for step in range(1, 400_000, 2))
-    clip = replace(
-        TWICE_SHORT,
-        start_step=0,
-        end_step=400_000,
-        missing_steps=spans,
-        missing_by_cause={DropCause.QUEUE_FULL: spans[::2], DropCause.RENDER_FAILED: spans[1::2]},
-    )
-    write_manifest(tmp_path, clip)
-    assert read_manifest(tmp_path / f"{clip.name}.json") == replace(clip, missing_by_cause={})
