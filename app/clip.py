@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from .notebook import clip_to_html
 
+Ranges = tuple[tuple[int, int], ...]
+"""Steps as first and last of each range of neighbours, ascending."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -327,9 +330,11 @@ class Clip:
     height: int | None
     codec: str | None
     frames: FrameCounts
-    missing_steps: tuple[tuple[int, int], ...]
+    missing_steps: Ranges
     """Requested steps without a frame, as inclusive ranges on the grid of `frame_stride`."""
     segments: tuple[Segment, ...]
+    missing_by_cause: Mapping[DropCause, Ranges] = field(default_factory=dict)
+    """The same ranges by cause; empty where it is not known of each of them."""
     open_segment: str | None = None
     """File name of the segment that is being written, ending in `.part`."""
     snapshots: SnapshotFile | None = None
@@ -350,7 +355,7 @@ ClipHook = Callable[[Clip], None]
 SegmentHook = Callable[[Clip, Segment], None]
 
 
-def to_ranges(steps: Iterable[int], stride: int) -> tuple[tuple[int, int], ...]:
+def to_ranges(steps: Iterable[int], stride: int) -> Ranges:
     """Return steps as inclusive ranges of neighbours that are `stride` apart, ascending."""
     ranges: list[tuple[int, int]] = []
     for step in sorted(steps):

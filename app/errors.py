@@ -21,6 +21,13 @@ class BackendError(StepreelError):
     """A backend can't be opened on what it was given."""
 
 
+class RenderModeError(ConfigurationError, BackendError, AssertionError):
+    """An environment was made with a `render_mode` that gives no pictures.
+
+    A `ValueError`, as Gymnasium raises it, and an `AssertionError`, as Stable-Baselines3 does.
+    """
+
+
 class RendererUnavailableError(BackendError):
     """Nothing on this machine can draw the snapshots of a backend."""
 

@@ -44,6 +44,8 @@ class FramePool:
         self._map: mmap.mmap | None = mmap.mmap(self.fd, self.mapped_nbytes)
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         self._free: list[tuple[int, int]] = [(_ALIGNMENT, self.nbytes)]
+        self._sharers: dict[int, int] = {}
+        """By offset, how many slots besides one hold the memory there."""
         self._lock = Lock()
 
     def populate(self, end: int, start: int = 0) -> None:
@@ -98,8 +100,17 @@ class FramePool:
                 return offset
         return None
 
+    def _share(self, offset: int) -> None:
+        with self._lock:
+            self._sharers[offset] = self._sharers.get(offset, 0) + 1
+
     def _give_back(self, offset: int, nbytes: int) -> None:
         with self._lock:
+            sharers = self._sharers.pop(offset, 0)
+            if sharers > 1:
+                self._sharers[offset] = sharers - 1
+            if sharers:
+                return
             insort(self._free, (offset, nbytes))
             place = self._free.index((offset, nbytes))
             for left in (place, place - 1):
@@ -138,6 +149,13 @@ class PoolSlot:
     def room(self) -> int:
         """Bytes that were taken for it."""
         return self._room
+
+    def share(self) -> PoolSlot:
+        """Return another slot with the same memory, which goes back to the pool once both were released."""
+        twin = PoolSlot(self._pool)
+        twin.offset, twin._room = self.offset, self._room
+        self._pool._share(self.offset)
+        return twin
 
     def release(self) -> None:
         """Give the memory back; a second call does nothing."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
-from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Segment, SnapshotFile
+from .clip import Clip, ClipRequest, ClipState, DropCause, FrameCounts, Ranges, Segment, SnapshotFile
 
 
 class _Steps:
@@ -46,7 +46,7 @@ class _Steps:
             whole += 2
         del self._ends[:whole]
 
-    def ranges(self) -> tuple[tuple[int, int], ...]:
+    def ranges(self) -> Ranges:
         """Return inclusive ranges of neighbours, ascending."""
         found: list[tuple[int, int]] = []
         for first, last in sorted(zip(self._ends[::2], self._ends[1::2], strict=True)):
@@ -86,7 +86,7 @@ class ClipAccount:
         self._pending: set[int] = set()
         self._encoded = 0
         self._dropped: Counter[DropCause] = Counter()
-        self._missing_steps = _Steps(request.frame_stride)
+        self._missing: dict[DropCause, _Steps] = {}
         self._open_steps = _Steps(request.frame_stride)
         self._segments: list[Segment] = []
         self._salvaged = False
@@ -161,7 +161,8 @@ class ClipAccount:
             lost, self._open_steps = self._open_steps, _Steps(self.request.frame_stride)
             self._encoded -= lost.count
             self._dropped[cause] += lost.count
-            self._missing_steps.add_all(lost)
+            if lost.count:
+                self._missing_by(cause).add_all(lost)
             return lost.count
 
     def fail(self) -> None:
@@ -190,6 +191,7 @@ class ClipAccount:
     def to_clip(self) -> Clip:
         """Return what is known now."""
         with self._lock:
+            by_cause = {cause: steps.ranges() for cause, steps in self._missing.items()}
             return Clip(
                 name=self.name,
                 stream=self.request.stream,
@@ -203,7 +205,8 @@ class ClipAccount:
                 height=self.height,
                 codec=self.codec,
                 frames=self._counts(),
-                missing_steps=self._missing_steps.ranges(),
+                missing_steps=self._missing_steps(by_cause),
+                missing_by_cause=by_cause,
                 segments=tuple(self._segments),
                 open_segment=self.open_segment,
                 snapshots=self.snapshots,
@@ -213,7 +216,18 @@ class ClipAccount:
     def _drop(self, step: int, cause: DropCause) -> None:
         self._pending.remove(step)
         self._dropped[cause] += 1
-        self._missing_steps.add(step)
+        self._missing_by(cause).add(step)
+
+    def _missing_by(self, cause: DropCause) -> _Steps:
+        return self._missing.setdefault(cause, _Steps(self.request.frame_stride))
+
+    def _missing_steps(self, by_cause: Mapping[DropCause, Ranges]) -> Ranges:
+        if len(by_cause) == 1:
+            return next(iter(by_cause.values()))
+        together = _Steps(self.request.frame_stride)
+        for steps in self._missing.values():
+            together.add_all(steps)
+        return together.ranges()
 
     def _counts(self) -> FrameCounts:
         dropped = {cause: count for cause, count in self._dropped.items() if count}
@@ -266,7 +280,7 @@ class RingAccount(ClipAccount):
             for step, cause in sorted(self._drops):
                 if step > steps[0]:
                     self._dropped[cause] += 1
-                    self._missing_steps.add(step)
+                    self._missing_by(cause).add(step)
 
     def failed(self) -> None:
         """Book that nothing could be written."""

@@ -131,6 +131,8 @@ class Producer:
         self._wake_step = 0
         self._ring_s = config.ring_s
         self._rings: dict[str, RingAccount] = {}
+        self._ring_steps: dict[str, int] = {}
+        """The last step that each ring got, or let pass."""
         self._ring_count = 0
         self._stride = config.frame_stride
         self._keeping = Keeping(config.keep) if config.keep else None
@@ -262,7 +264,8 @@ class Producer:
         self.refuse_in_capture()
         if not self._closed:
             self._perform(self._schedule.stop_clip())
-            self._forget_rings()
+            for name in list(self._rings):
+                self._forget_ring(name)
             self._publish_arrived(wait=True)
             if self._keeping:
                 self._execute(self._keeping.finish())
@@ -333,6 +336,7 @@ class Producer:
         try:
             if stream.renew():
                 self._tell(StreamRenewed(stream=stream.name, version=stream.version, format=stream.format))
+                self._forget_ring(stream.name)
             stream.begin(clip)
         except Exception as exc:  # noqa: BLE001 - whatever a simulator raises costs this clip, not the training.
             self._trouble("backend.failed", type(exc).__name__, error=str(exc))
@@ -342,10 +346,31 @@ class Producer:
 
     def _capture_for_rings(self, step: int) -> None:
         for stream in self._streams:
-            account = self._rings.get(stream.name) or self._begin_ring(stream, step)
-            steps, rest = divmod(step - account.request.start_step, self._stride)
-            if not rest:
-                self._capture(stream, CaptureRequest(clip=account.request, step=step, pts=steps))
+            request = self._ring_request(stream, step)
+            if request:
+                self._capture(stream, request)
+
+    def _ring_request(self, stream: Stream, step: int) -> CaptureRequest | None:
+        """Return what a ring wants of a step, if it does; it wants each step once."""
+        if not self._ring_s or step <= self._ring_steps.get(stream.name, -1):
+            return None
+        self._ring_steps[stream.name] = step
+        account = self._rings.get(stream.name)
+        if account is None or account.end_step is not None:  # What it held is of a simulator that is no more.
+            account = self._begin_ring(stream, step)
+        steps, rest = divmod(step - account.request.start_step, self._stride)
+        return None if rest else CaptureRequest(clip=account.request, step=step, pts=steps)
+
+    def _share_with_ring(
+        self, stream: Stream, request: CaptureRequest, capture: Frame | Snapshot, slot: PoolSlot
+    ) -> QueuedFrame | None:
+        """Return what was captured for a clip once more, where its ring wants it: it is not captured twice."""
+        wanted = None if request.clip.is_ring else self._ring_request(stream, request.step)
+        account = self._ledger.account(wanted.clip.clip_index) if wanted else None
+        if not (wanted and account):
+            return None
+        account.frame_requested(wanted.step)
+        return QueuedFrame(request=wanted, capture=capture, slot=slot.share())
 
     def _begin_ring(self, stream: Stream, step: int) -> RingAccount:
         self._ring_count += 1
@@ -362,11 +387,11 @@ class Producer:
         self._rings[stream.name] = account
         return account
 
-    def _forget_rings(self) -> None:
-        for account in self._rings.values():
+    def _forget_ring(self, stream: str) -> None:
+        account = self._rings.pop(stream, None)
+        if account:
             account.is_unwanted = True
             self._end(account.request, self._schedule.next_step - 1)
-        self._rings.clear()
 
     def _await_verdict(self, clip: ClipRequest) -> None:
         if self._keeping:
@@ -414,7 +439,10 @@ class Producer:
             self._is_capturing = False
         self.captures.add(time.perf_counter() - start)
         if isinstance(capture, Frame | Snapshot):
+            shared = self._share_with_ring(stream, request, capture, slot)
             self._publish(stream, QueuedFrame(request=request, capture=capture, slot=slot))
+            if shared:
+                self._publish(stream, shared)
         else:
             self._on_their_way.append(_OnItsWay(stream=stream, request=request, snapshot=capture, slot=slot))
 

@@ -18,7 +18,7 @@ from .config import RecorderConfig
 from .encoders.codecs import EncodeSettings, as_fraction
 from .encoders.folder_lock import FolderLock
 from .encoders.manifest import read_manifest, reserve_name, write_manifest
-from .encoders.mending import UnmendableError, check_size, rebooked
+from .encoders.mending import UnmendableError, check_size, rebooked, with_missing
 from .encoders.segment_writer import ClipWriter
 from .encoders.snapshot_file import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX, SnapshotReader
 from .errors import ConfigurationError, OutputError
@@ -204,17 +204,15 @@ class _Rendering:
         """Return the clip with these segments, and books that balance again."""
         encoded = sum(segment.frames for segment in segments)
         dropped = max(before.frames.requested - encoded, 0)
-        stride = before.frame_stride
+        frames = FrameCounts(
+            requested=encoded + dropped, encoded=encoded, dropped=rebooked(before.frames.dropped, dropped)
+        )
         return replace(
-            before,
+            with_missing(before, frames, steps_in(before.missing_steps, before.frame_stride) - self._shown),
             segments=tuple(sorted(segments, key=lambda segment: segment.first_step)),
-            frames=FrameCounts(
-                requested=encoded + dropped, encoded=encoded, dropped=rebooked(before.frames.dropped, dropped)
-            ),
             codec=self._codec,
             width=self._size[0],
             height=self._size[1],
-            missing_steps=to_ranges(steps_in(before.missing_steps, stride) - self._shown, stride),
             state=ClipState.INCOMPLETE if dropped else ClipState.COMPLETE,
         )
 

@@ -65,10 +65,15 @@ def check_clip(output_dir: Path, clip: Clip) -> None:
     assert len(shown) == counts.encoded
     assert len(missing) == counts.dropped_total
     assert sorted(shown + missing) == sorted(set(shown) | set(missing))
+    by_cause = {cause: expand(spans, clip.frame_stride) for cause, spans in clip.missing_by_cause.items()}
+    assert {cause: len(steps) for cause, steps in by_cause.items()} == counts.dropped
+    assert sorted(step for steps in by_cause.values() for step in steps) == missing
     manifest = manifest_of(output_dir, clip)
     assert manifest["state"] == clip.state
     assert manifest["frames"]["requested"] == counts.requested
     assert manifest["frames"]["encoded"] == counts.encoded
+    listed = {cause.value: [list(span) for span in spans] for cause, spans in clip.missing_by_cause.items()}
+    assert manifest["frames"].get("missing_by_cause") == (listed if len(listed) > 1 else None)
     assert [segment["file"] for segment in manifest["segments"]] == [segment.file for segment in clip.segments]
     assert not list(output_dir.glob("*.part"))
 

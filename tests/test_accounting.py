@@ -165,6 +165,9 @@ class Accounting(RuleBasedStateMachine):
             assert clip.frames.pending >= 0
             missing = expand(clip.missing_steps, clip.frame_stride)
             assert len(missing) == len(set(missing)) == clip.frames.dropped_total
+            by_cause = {cause: expand(spans, clip.frame_stride) for cause, spans in clip.missing_by_cause.items()}
+            assert {cause: len(steps) for cause, steps in by_cause.items()} == clip.frames.dropped
+            assert sorted(step for steps in by_cause.values() for step in steps) == missing
 
     def teardown(self) -> None:
         if not hasattr(self, "ledger"):

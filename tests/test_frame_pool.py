@@ -47,6 +47,22 @@ def test_populating_changes_nothing_that_was_written() -> None:
     pool.close()
 
 
+def test_memory_that_is_shared_goes_back_once_all_who_share_it_let_go() -> None:
+    pool = FramePool(4096)
+    first = pool.lease()
+    first.array(4096)[:] = 3
+    second = first.share()
+    third = second.share()
+    for slot in (second, second, first):
+        slot.release()
+        with pytest.raises(CaptureError):
+            pool.lease().array(4096)
+    assert third.array(4096)[0] == 3
+    third.release()
+    pool.lease().array(4096)
+    pool.close()
+
+
 def test_a_capture_that_does_not_fit_is_refused_and_costs_no_room() -> None:
     pool = FramePool(8192)
     first = pool.lease()

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from stepreel import AsyncRecorder, ClipState, ConfigurationError, DropCause, DropPolicy, Recorder, RecorderConfig
+from stepreel import (
+    AsyncRecorder,
+    CaptureError,
+    ClipState,
+    ConfigurationError,
+    DropCause,
+    DropPolicy,
+    Recorder,
+    RecorderConfig,
+)
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import Backend
+from stepreel.clip import Backend, CaptureFormat, CaptureRequest, Frame, PendingSnapshot, Slot, Snapshot
 from stepreel.encoders.inspection import inspect
+from stepreel.errors import SourceChangedError
 
 from .recordings import check_clip, is_balanced, poll_until, shown_steps
 
@@ -95,6 +107,94 @@ def test_clips_go_on_beside_what_is_held(output_dir: Path) -> None:
     assert sorted(clips) == ["rl-video-last-79", "rl-video-step-0", "rl-video-step-40"]
     assert clips["rl-video-last-79"].frame_stride == 2
     for clip in clips.values():
+        assert clip.state is ClipState.COMPLETE
+        check_clip(output_dir, clip)
+
+
+class Counting(SyntheticBackend):
+    """Counts how often each step is captured."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.captured: Counter[int] = Counter()
+
+    def capture(self, request: CaptureRequest, slot: Slot) -> Frame | Snapshot | PendingSnapshot:
+        self.captured[request.step] += 1
+        return super().capture(request, slot)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("policy", [DropPolicy.THIN, DropPolicy.BLOCK])
+def test_a_step_that_is_held_and_in_a_clip_is_captured_once(
+    output_dir: Path, snapshot: bool, policy: DropPolicy
+) -> None:
+    config = RecorderConfig(
+        output_dir=output_dir, video_length=20, video_interval=40, ring_s=4.0, drop_policy=policy, worker_count=2
+    )
+    backend = Counting(snapshot=snapshot)
+    with Recorder(config, backend) as recorder:
+        recorder.reset()
+        for _ in range(80):
+            recorder.step()
+        recorder.save_last()
+    assert backend.captured == Counter(range(80))
+    clips = {clip.name: clip for clip in recorder.summary().clips}
+    assert [clips[name].frames.encoded for name in sorted(clips)] == [80, 20, 20]
+    for clip in clips.values():
+        assert clip.state is ClipState.COMPLETE
+        check_clip(output_dir, clip)
+
+
+def test_a_step_that_a_clip_could_not_have_is_held_all_the_same(output_dir: Path) -> None:
+    class Shy(Counting):
+        def capture(self, request: CaptureRequest, slot: Slot) -> Frame | Snapshot | PendingSnapshot:
+            if request.step == 5 and not request.clip.is_ring:
+                raise CaptureError("not for clips")
+            return super().capture(request, slot)
+
+    config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=0, ring_s=4.0)
+    with Recorder(config, Shy()) as recorder:
+        for _ in range(20):
+            recorder.step()
+        recorder.save_last()
+    held, clip = sorted(recorder.summary().clips, key=lambda clip: clip.name)
+    assert (held.frames.encoded, clip.missing_steps) == (20, ((5, 5),))
+
+
+class Replaced(SyntheticBackend):
+    """Another simulator from step 20 on; what was announced before can't be captured any more."""
+
+    def __init__(self) -> None:
+        super().__init__(snapshot=True)
+        self.step = -1
+        self.is_announced = False
+
+    def renewed(self) -> CaptureFormat | None:
+        if self.step < 20 or self.is_announced:
+            return None
+        self.is_announced = True
+        return self.open(width=None, height=None, worker_device="cpu")
+
+    def capture(self, request: CaptureRequest, slot: Slot) -> Frame | Snapshot | PendingSnapshot:
+        self.step = request.step
+        if self.step >= 20 and not self.is_announced:
+            raise SourceChangedError("it is another one")
+        return super().capture(request, slot)
+
+
+@pytest.mark.parametrize("opens_clip", [False, True])
+def test_another_simulator_is_held_from_its_first_step_or_the_next_on(output_dir: Path, opens_clip: bool) -> None:
+    backend = Replaced()
+    with Recorder(holding(output_dir, ring_s=4.0), backend) as recorder:
+        for step in range(40):
+            if opens_clip and step == 20:
+                backend.step = 20
+                recorder.start_clip("new", length=10)
+            recorder.step()
+        recorder.save_last()
+    held = next(clip for clip in recorder.summary().clips if clip.name == "rl-video-last-39")
+    assert (held.start_step, held.frames.encoded) == ((20, 20) if opens_clip else (21, 19))
+    for clip in recorder.summary().clips:
         assert clip.state is ClipState.COMPLETE
         check_clip(output_dir, clip)
 

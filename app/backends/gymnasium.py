@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 
 from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
-from ..errors import BackendError, CaptureError, ConfigurationError
+from ..errors import BackendError, CaptureError, ConfigurationError, RenderModeError
 from .pixels import copy_pixels
 
 _BACKENDS = ("auto", "render", "mujoco")
@@ -27,7 +27,7 @@ def choose_backend(env: gymnasium.Env[Any, Any], *, backend: str = "auto", camer
         camera: Where snapshots are taken from, see `stepreel.backends.mujoco.MujocoBackend`; None: as `env.render()`.
 
     Raises:
-        BackendError: the environment can't be recorded.
+        BackendError: the environment can't be recorded; a `RenderModeError` where that is because of its render mode.
         ConfigurationError: another `backend`; a `camera` where pictures come from `env.render()`, or that can't be.
     """
     if backend not in _BACKENDS:
@@ -78,7 +78,8 @@ class GymnasiumBackend:
                 the newest is taken.
 
         Raises:
-            BackendError: `env` makes no pictures.
+            RenderModeError: `env` makes no pictures.
+            BackendError: it is a vector of environments.
         """
         _check(env)
         self._env = env
@@ -132,10 +133,9 @@ def _check(env: object) -> None:
         )
     if not _makes_pictures(env):
         mode = getattr(env, "render_mode", None)
-        raise BackendError(
-            f"Render mode is {mode!r}, which is incompatible with recording. Initialize your environment with a"
-            f' render_mode that returns an image, such as "rgb_array"; {_env_id(env)} has'
-            f" {_render_modes(env)}."
+        raise RenderModeError(
+            f"Render mode is {mode}, which is incompatible with recording. Initialize your environment with a"
+            f" render_mode that returns an image, such as rgb_array; {_env_id(env)} has {_render_modes(env)}."
         )
 
 

@@ -17,8 +17,10 @@ def gallery(folder: Path) -> None:
 
     It needs no server, no network and nothing but the clips beside it. An earlier one is replaced.
     """
+    from ..gallery.folder import refuse_wrong_folder
     from ..gallery.writing import write_gallery
 
+    refuse_wrong_folder(folder)
     screen = Console(stderr=True)
     with screen.status("Decoding pictures ..."):
         written = write_gallery(folder)

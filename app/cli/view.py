@@ -23,8 +23,10 @@ def view(folder: Path, *, port: int, opens: bool) -> None:
 
     Only this machine can reach it. From another one: ssh -L 8000:127.0.0.1:PORT, and then http://localhost:8000/.
     """
+    from ..gallery.folder import refuse_wrong_folder
     from ..gallery.server import GalleryServer
 
+    refuse_wrong_folder(folder)
     os.nice(_NICE)
     with GalleryServer(folder, port) as server:
         click.echo(printable(f"{folder} is shown at {server.url}  (Ctrl-C ends it)"))

@@ -15,7 +15,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from ..clip import Clip, ClipState, FrameCounts, Segment, SnapshotFile
+from ..clip import Clip, ClipState, FrameCounts, Segment, SnapshotFile, steps_in
 from ..errors import OutputError
 from .codecs import FROM_VIDEO_COLORS
 from .files import PART_SUFFIX
@@ -361,7 +361,12 @@ class _Review:
         known = [*steps[-1:], *(last for _, last in clip.missing_steps)]
         last_step = max(known, default=clip.start_step) if clip.end_step is None else clip.end_step
         grid = range(clip.start_step, last_step + 1, clip.frame_stride)
-        if max(map(_length, (grid, *spans))) > MAX_STEPS or sum(map(_length, spans)) > MAX_STEPS:
+        by_cause = [
+            range(first, last + 1, clip.frame_stride)
+            for found in clip.missing_by_cause.values()
+            for first, last in found
+        ]
+        if any(sum(map(_length, found)) > MAX_STEPS for found in ([grid], spans, by_cause)):
             self._differs(f"it can't have more than {MAX_STEPS} steps")
             return
         missing = {step for span in spans for step in span}
@@ -369,11 +374,24 @@ class _Review:
         if both:
             self._differs(f"{len(both)} steps are called missing and are there, the first is {both[0]}")
         self._same("dropped frames and missing steps", clip.frames.dropped_total, len(missing))
+        self._causes(missing)
         outside = [step for step in (*steps, *sorted(missing)) if step not in grid]
         if outside:
             self._differs(f"{len(outside)} steps are not on the clip's grid, the first is {outside[0]}")
         if clip.end_step is not None:
             self._unasked(set(grid) - missing - set(steps))
+
+    def _causes(self, missing: set[int]) -> None:
+        """Hold what is said of causes step by step, if it is, against their counts and the steps that are missing."""
+        clip = self._clip
+        by_cause = {cause: steps_in(spans, clip.frame_stride) for cause, spans in clip.missing_by_cause.items()}
+        if not by_cause or (len(by_cause) == 1 and len(clip.frames.dropped) == 1):
+            return  # What there is one cause for was counted as a whole.
+        for cause in sorted({*by_cause, *clip.frames.dropped}):
+            steps = by_cause.get(cause, set())
+            self._same(f"dropped by {cause} and its missing steps", clip.frames.dropped.get(cause, 0), len(steps))
+        if set().union(*by_cause.values()) != missing:
+            self._differs("the missing steps by cause are not those that are missing")
 
     def _unasked(self, silent: set[int]) -> None:
         if not silent:

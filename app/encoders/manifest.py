@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment, SnapshotFile
+from ..clip import Clip, ClipState, DropCause, FrameCounts, Ranges, Segment, SnapshotFile
 from ..config import check_name
 from ..errors import OutputError
 from .files import PART_SUFFIX, open_ordinary, sync_folder, write_whole
@@ -23,6 +23,8 @@ SCHEMA = 1
 MAX_MANIFEST_BYTES = 8 * 2**20
 """A larger file is no manifest: parsed, it may take 33 times as much memory. A clip of 200,000 frames that lacks every
 second one has 1.8 MB, and hardly anything takes more than that."""
+_MOST_RANGES_BY_CAUSE = 100_000
+"""With more, a manifest could be too large to be read again."""
 MAX_STEPS = 4_000_000
 """A manifest with more is damaged: this would be more than a day of video."""
 _MAX_WHOLE = 2**53
@@ -189,10 +191,18 @@ def _to_json(clip: Clip) -> dict[str, Any]:
             "encoded": encoded,
             "dropped": {str(cause): number for cause, number in clip.frames.dropped.items() if number},
             "missing_steps": [list(span) for span in clip.missing_steps],
+            **_causes_to_json(clip.missing_by_cause),
         },
         "segments": [_segment_to_json(segment) for segment in clip.segments] + _open_segment_to_json(clip),
         **({"snapshots": _snapshots_to_json(clip.snapshots)} if clip.snapshots else {}),
     }
+
+
+def _causes_to_json(by_cause: Mapping[DropCause, Ranges]) -> dict[str, Any]:
+    """Return which steps are missing why, where that does not go without saying."""
+    if len(by_cause) < 2 or sum(map(len, by_cause.values())) > _MOST_RANGES_BY_CAUSE:
+        return {}
+    return {"missing_by_cause": {str(cause): [list(span) for span in spans] for cause, spans in by_cause.items()}}
 
 
 def _segment_to_json(segment: Segment) -> dict[str, Any]:
@@ -244,6 +254,8 @@ def _to_clip(found: Any, name: str) -> Clip:
         raise _FieldError(f"clip: got {_short(found['clip'])}; allowed: {name!r}, the name of the file")
     closed, open_segment = _to_segments(fields.get("segments", _list), name)
     frames = _Fields(fields.get("frames", _mapping), "frames.")
+    dropped = _to_dropped(frames.get("dropped", _mapping))
+    missing_steps = _to_spans(frames.get("missing_steps", _list), "frames.missing_steps")
     return Clip(
         name=name,
         stream=fields.get("stream", _line),
@@ -259,9 +271,10 @@ def _to_clip(found: Any, name: str) -> Clip:
         frames=FrameCounts(
             requested=frames.get("requested", _whole(0)),
             encoded=frames.get("encoded", _whole(0)),
-            dropped=_to_dropped(frames.get("dropped", _mapping)),
+            dropped=dropped,
         ),
-        missing_steps=tuple(_to_span(span) for span in frames.get("missing_steps", _list)),
+        missing_steps=missing_steps,
+        missing_by_cause=_to_causes(found["frames"].get("missing_by_cause"), dropped, missing_steps),
         segments=closed,
         open_segment=open_segment,
         snapshots=_to_snapshots(_Fields(found["snapshots"], "snapshots."), name) if "snapshots" in found else None,
@@ -310,10 +323,26 @@ def _to_dropped(found: Mapping[str, Any]) -> dict[DropCause, int]:
     return {DropCause(cause): fields.get(cause, _whole(0)) for cause in found}
 
 
-def _to_span(found: Any) -> tuple[int, int]:
+def _to_causes(found: Any, dropped: Mapping[DropCause, int], missing_steps: Ranges) -> dict[DropCause, Ranges]:
+    """Return which steps are missing why: what the manifest says, or all of them where there is one cause."""
+    place = "frames.missing_by_cause"
+    if found is None:
+        causes = [cause for cause, number in dropped.items() if number]
+        return {causes[0]: missing_steps} if len(causes) == 1 and missing_steps else {}
+    fields = _Fields(found, f"{place}.")
+    for cause in found:
+        _check(place, cause, _member(DropCause))
+    return {DropCause(cause): _to_spans(fields.get(cause, _list), f"{place}.{cause}") for cause in found}
+
+
+def _to_spans(found: list[Any], place: str) -> Ranges:
+    return tuple(_to_span(span, place) for span in found)
+
+
+def _to_span(found: Any, place: str) -> tuple[int, int]:
     whole = _whole(-_MAX_WHOLE)
     if not isinstance(found, list) or len(found) != 2 or any(whole(step) for step in found) or found[0] > found[1]:
-        raise _FieldError(f"frames.missing_steps: got {_short(found)}; allowed: [first step, last step]")
+        raise _FieldError(f"{place}: got {_short(found)}; allowed: [first step, last step]")
     return (found[0], found[1])
 
 

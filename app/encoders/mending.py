@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 
-from ..clip import Clip, ClipState, DropCause, FrameCounts, Segment, SnapshotFile, steps_in, to_ranges
+from ..clip import Clip, ClipState, DropCause, FrameCounts, Ranges, Segment, SnapshotFile, steps_in, to_ranges
 from .files import PART_SUFFIX
 from .manifest import MAX_STEPS
 from .salvage import Tally, measure
@@ -278,7 +278,7 @@ def _settled(before: Clip, shown: list[int]) -> Clip:
         encoded=len(shown),
         dropped=rebooked(before.frames.dropped, dropped_count),
     )
-    return replace(before, frames=frames, missing_steps=to_ranges(lost, stride))
+    return with_missing(before, frames, lost)
 
 
 def clip_of_snapshots(about: SnapshotsAbout) -> Clip:
@@ -319,12 +319,26 @@ def with_snapshots(clip: Clip, snapshots: SnapshotFile, kept: Sequence[int]) -> 
         dropped[DropCause.NOT_RENDERED] = dropped.get(DropCause.NOT_RENDERED, 0) + len(unknown)
     frames = replace(clip.frames, requested=clip.frames.requested + len(unknown), dropped=dropped)
     return replace(
-        clip,
-        frames=frames,
-        missing_steps=to_ranges(missing | unknown, stride),
+        with_missing(clip, frames, missing | unknown, newly=DropCause.NOT_RENDERED),
         snapshots=snapshots,
         state=clip.state if clip.frames.encoded else ClipState.UNRENDERED,
     )
+
+
+def with_missing(
+    before: Clip, frames: FrameCounts, missing: set[int], *, newly: DropCause = DropCause.WORKER_LOST
+) -> Clip:
+    """Return a clip that lacks exactly these steps: for the reasons known before, or else for `newly`.
+
+    Where that does not agree with the counts by cause, it is not known of each step why.
+    """
+    stride = before.frame_stride
+    steps = {cause: steps_in(spans, stride) & missing for cause, spans in before.missing_by_cause.items()}
+    steps[newly] = steps.get(newly, set()) | missing.difference(*steps.values())
+    by_cause: dict[DropCause, Ranges] = {}
+    if {cause: len(found) for cause, found in steps.items() if found} == frames.dropped:
+        by_cause = {cause: to_ranges(found, stride) for cause, found in steps.items() if found}
+    return replace(before, frames=frames, missing_steps=to_ranges(missing, stride), missing_by_cause=by_cause)
 
 
 def check_size(clip: Clip, shown: Sequence[int] = ()) -> None:
@@ -335,8 +349,10 @@ def check_size(clip: Clip, shown: Sequence[int] = ()) -> None:
     """
     ends = [*shown[-1:], *(last for _, last in clip.missing_steps)]
     last = max(ends, default=clip.start_step) if clip.end_step is None else clip.end_step
+    by_cause = [span for spans in clip.missing_by_cause.values() for span in spans]
     spans = [(clip.start_step, last), *clip.missing_steps]
-    if sum((last - first) // clip.frame_stride + 1 for first, last in spans) > MAX_STEPS:
+    sizes = [sum((last - first) // clip.frame_stride + 1 for first, last in found) for found in (spans, by_cause)]
+    if max(sizes) > MAX_STEPS:
         raise UnmendableError(f"{clip.name}.json can't be mended: a clip has at most {MAX_STEPS} steps")
 
 

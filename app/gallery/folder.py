@@ -6,9 +6,10 @@ import json
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ _MOST_WARNINGS = 200
 _MOST_DEPTH = 32
 _MOST_LINES = 100
 """Of what can't be read."""
+
+
+_MOST_LEVELS = 4
+_MOST_FOLDERS = 2000
+"""Looked at for clips inside of a folder that has none."""
+_USUAL_NAMES = frozenset({"clips", "train", "video", "videos"})
+"""Folders that are called so in every run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,45 @@ class Shelf:
     pace: Pace | None = None
     is_recording: bool = False
     """Whether a recorder has the folder open now."""
+
+    @property
+    def title(self) -> str:
+        """The folder's name; where many are called so, with those above it."""
+        parts = [part for part in self.folder.parts if part != self.folder.anchor]
+        first = next((place for place in range(len(parts) - 1, -1, -1) if parts[place] not in _USUAL_NAMES), 0)
+        return "/".join(parts[first:]) or "clips"
+
+
+def refuse_wrong_folder(folder: Path) -> None:
+    """Check that a folder is not merely one with folders of clips inside of it, such as a run's `log_dir`.
+
+    Raises:
+        OutputError: it is; or it can't be read.
+    """
+    try:
+        if any(_is_of_session(entry) or _is_video(entry) for entry in os.listdir(folder)):
+            return
+    except OSError as exc:
+        raise OutputError(f"{folder} can't be read: {exc.strerror or exc}") from exc
+    found = list(islice(_recorded_into(folder), 4))
+    if found:
+        more = ", ..." if len(found) > 3 else ""
+        raise OutputError(f"{folder}: no clip there; there are some in {', '.join(map(str, found[:3]))}{more}")
+
+
+def _recorded_into(folder: Path) -> Iterator[Path]:
+    """Yield the folders inside of one where a recorder has been; not all where there are very many."""
+    for place, (inner, names, files) in enumerate(os.walk(folder)):
+        names.sort()
+        level = len(Path(inner).relative_to(folder).parts)
+        if level == _MOST_LEVELS or place > _MOST_FOLDERS:
+            names.clear()
+        if any(map(_is_of_session, files)):
+            yield Path(inner)
+
+
+def _is_of_session(entry: str) -> bool:
+    return entry.startswith("session") and entry.endswith(".json")
 
 
 class FolderReader:

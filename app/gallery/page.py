@@ -15,7 +15,7 @@ from typing import Any
 
 from ..clip import Clip, ClipState
 from .folder import FoundClip, Shelf, is_left_open, seconds_of
-from .plots import StepTimes, run_plot, step_time_line, timeline
+from .plots import MIXED, StepTimes, losses, run_plot, step_time_line, timeline
 from .strips import PICTURE_COUNT
 from .text import attribute, duration, link, number, plural, size
 
@@ -44,7 +44,7 @@ def to_page(shelf: Shelf, find_sources: FindSources, *, is_live: bool) -> str:
     """Return the whole page. A live one asks the server it came from what is new."""
     parts = to_parts(shelf)
     cards = "\n".join(to_card(found, find_sources(found), shelf) for found in shelf.clips)
-    title = attribute(shelf.folder.name or "clips")
+    title = attribute(shelf.title)
     live = ' data-live="true"' if is_live else ""
     policy = "" if is_live else f'<meta http-equiv="Content-Security-Policy" content="{policy_of_file()}">\n'
     sections = {name: f'<div id="{name}" data-part>{html}</div>' for name, html in parts.items()}
@@ -242,6 +242,8 @@ def _drops(clip: Clip) -> str:
         for cause, count in clip.frames.dropped.items()
         if count
     ]
+    if any(cause == MIXED for *_, cause in losses(clip)):
+        causes.append(f'<li class="{MIXED}">several causes</li>')
     return f'<ul class="causes" aria-label="Dropped frames">{"".join(causes)}</ul>' if causes else ""
 
 

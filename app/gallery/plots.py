@@ -6,18 +6,20 @@ Curves lie in a drawing that is stretched to the page's width; text lies outside
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from urllib.parse import quote
 
-from ..clip import Clip
+from ..clip import Clip, ClipState, Ranges
 from ..pace import Pace
 from .text import attribute, number, plural, quantity
 
 _PARTS = 400
 """Columns into which a clip's timeline is divided: what is finer can't be seen."""
+MIXED = "mixed"
+"""What is missing for several reasons, or nobody knows which."""
 _MOST_BANDS = 1000
 _MOST_WIDE_BANDS = 60
 _MARK_HEIGHT = 6
@@ -34,34 +36,64 @@ class StepTimes:
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     seconds: tuple[float, ...]
+    first: int
+    last: int
+    """Steps of the whole run, those without a time too."""
 
     @classmethod
     def of(cls, pace: Pace) -> StepTimes:
-        """Return the step times between the samples of a run; intervals without a step are passed over."""
-        starts, ends, seconds = [], [], []
-        last = 0
-        for place in range(1, len(pace.steps)):
-            count = pace.steps[place] - pace.steps[last]
-            duration_s = pace.seconds[place] - pace.seconds[place - 1]
-            if count > 0 and duration_s > 0:
-                starts.append(pace.steps[last])
-                ends.append(pace.steps[place])
-                seconds.append(duration_s / count)
-            last = place
-        return cls(starts=tuple(starts), ends=tuple(ends), seconds=tuple(seconds))
+        """Return the step times between the samples of a run.
+
+        Where it did not step all the time from one sample to the next, as before and after a pause or at its end, that
+        is no step's time; unless there is nothing else to go by. A step that took longer than that is one time.
+        """
+        spans = [span for place in range(1, len(pace.steps)) if (span := _span(pace, place))]
+        whole = [span for span in spans if span.is_whole]
+        whole = whole if len(whole) > 1 else spans
+        return cls(
+            starts=tuple(span.start for span in whole),
+            ends=tuple(span.end for span in whole),
+            seconds=tuple(span.duration_s / (span.end - span.start) for span in whole),
+            first=pace.steps[0] if pace.steps else 0,
+            last=pace.steps[-1] if pace.steps else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """Steps between two samples."""
+
+    start: int
+    end: int
+    duration_s: float
+    is_whole: bool
+    """Steps were taken right before and right after it, too."""
+
+
+def _span(pace: Pace, place: int) -> _Span | None:
+    """Return what was stepped from the sample before `place` until it; None: nothing."""
+    steps, seconds = pace.steps, pace.seconds
+    before = place - 1
+    if steps[place] == steps[before] or seconds[place] <= seconds[before]:
+        return None
+    since = bisect_left(steps, steps[before])
+    is_slow = steps[place] - steps[before] == 1 and since > 0 and steps[since] - steps[since - 1] == 1
+    is_followed = place + 1 < len(steps) and steps[place + 1] > steps[place]
+    is_whole = is_slow or (since == before > 0 and is_followed)
+    duration_s = seconds[place] - seconds[since if is_slow else before]
+    return _Span(start=steps[before], end=steps[place], duration_s=duration_s, is_whole=is_whole)
 
 
 def timeline(clip: Clip) -> str:
-    """Return a clip's span: its segments, and in them what is missing, by cause."""
+    """Return a clip's span: its segments, and what is missing of them, by cause."""
     first, length = clip.start_step, _length(clip)
     body = []
     for segment in clip.segments[:_PARTS]:
         left = _place(segment.first_step, first, length)
         right = _place(segment.last_step + clip.frame_stride, first, length)
         body.append(f'<rect class="segment" x="{left:.2f}" width="{max(right - left, 1.0):.2f}" y="3" height="10"/>')
-    cause = _cause(clip)
-    for left, right in _merge(_missing_parts(clip, first, length)):
-        scale = _WIDE / _PARTS
+    scale = _WIDE / _PARTS
+    for left, right, cause in losses(clip):
         body.append(
             f'<rect class="missing {cause}" x="{left * scale:.2f}" width="{(right - left) * scale:.2f}" '
             'y="0" height="16"/>'
@@ -84,8 +116,31 @@ def _place(step: int, first: int, length: int) -> float:
     return _WIDE * min(max((step - first) / length, 0.0), 1.0)
 
 
-def _missing_parts(clip: Clip, first: int, length: int) -> Iterator[tuple[int, int]]:
-    for start, end in clip.missing_steps:
+def losses(clip: Clip) -> tuple[tuple[int, int, str], ...]:
+    """Return where steps are missing, from part to part of the timeline, and why; `MIXED` for more than one cause."""
+    causes: dict[int, str] = {}
+    for cause, spans in clip.missing_by_cause.items():
+        for part in _missing_parts(clip, spans):
+            causes[part] = cause.value if causes.get(part, cause.value) == cause.value else MIXED
+    for part in _missing_parts(clip, clip.missing_steps):
+        causes.setdefault(part, MIXED)
+    found: list[tuple[int, int, str]] = []
+    for part, name in sorted(causes.items()):
+        if found and found[-1][1:] == (part, name):
+            found[-1] = (found[-1][0], part + 1, name)
+        else:
+            found.append((part, part + 1, name))
+    return tuple(found)
+
+
+def _missing_parts(clip: Clip, spans: Ranges) -> Iterator[int]:
+    for left, right in _merge(_parts(clip, spans)):
+        yield from range(left, right)
+
+
+def _parts(clip: Clip, spans: Ranges) -> Iterator[tuple[int, int]]:
+    first, length = clip.start_step, _length(clip)
+    for start, end in spans:
         left = (start - first) * _PARTS // length
         right = -(-(end - first + clip.frame_stride) * _PARTS // length)
         if right > 0 and left < _PARTS:
@@ -106,12 +161,6 @@ def _merge(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield current
 
 
-def _cause(clip: Clip) -> str:
-    """Return what the marks of a clip are called: a manifest tells causes by count, and not for each step."""
-    causes = [cause for cause, count in clip.frames.dropped.items() if count]
-    return causes[0].value if len(causes) == 1 else "mixed"
-
-
 def _describe(clip: Clip) -> str:
     end = "" if clip.end_step is None else f" to {number(clip.end_step)}"
     missing = sum(last - first + clip.frame_stride for first, last in clip.missing_steps) // clip.frame_stride
@@ -126,7 +175,7 @@ def run_plot(times: StepTimes, clips: Sequence[Clip]) -> str:
         return ""
     axis = _Axis.of(times)
     shown = [clip for clip in clips[:_MOST_BANDS] if clip.start_step < axis.last]
-    bands = [_band(clip, axis, is_wide=len(shown) <= _MOST_WIDE_BANDS) for clip in shown]
+    bands = [_band(clip, _end(clip, times), axis, is_wide=len(shown) <= _MOST_WIDE_BANDS) for clip in shown]
     area = (
         f'<svg class="area" viewBox="0 0 {_WIDE:.0f} {_HEIGHT}" height="{_HEIGHT}" preserveAspectRatio="none">'
         f'{"".join(bands)}{_grid(axis)}<path class="curve" d="{_path(times, axis)}"/></svg>'
@@ -135,10 +184,17 @@ def run_plot(times: StepTimes, clips: Sequence[Clip]) -> str:
     return f'<div class="plot" role="img" aria-label="{attribute(label)}">{_labels(axis)}{area}{_steps(axis)}</div>'
 
 
-def _band(clip: Clip, axis: _Axis, *, is_wide: bool) -> str:
+def _end(clip: Clip, times: StepTimes) -> int:
+    """Return the step after a clip's span; one that is still captured reaches to where the run is."""
+    if clip.state is ClipState.RECORDING and clip.end_step is None:
+        return max(times.last, clip.start_step + 1)
+    return clip.start_step + _length(clip)
+
+
+def _band(clip: Clip, end: int, axis: _Axis, *, is_wide: bool) -> str:
     """Return the mark of a clip: at the foot of the plot, and through all of it where there are few."""
     left = axis.x(clip.start_step)
-    place = f'x="{left:.2f}" width="{max(axis.x(clip.start_step + _length(clip)) - left, 1.0):.2f}"'
+    place = f'x="{left:.2f}" width="{max(axis.x(end) - left, 1.0):.2f}"'
     wide = f'<rect class="band" {place} y="0" height="{_HEIGHT}"/>' if is_wide else ""
     return (
         f'<a href="#{quote("clip-" + clip.name)}" tabindex="-1"><title>{attribute(clip.name)}</title>{wide}'
@@ -150,7 +206,7 @@ def step_time_line(times: StepTimes, clips: Sequence[Clip]) -> str:
     """Return the median step time with and without a clip being captured, as a line of text."""
     if not times.seconds:
         return ""
-    spans = sorted((clip.start_step, clip.start_step + _length(clip)) for clip in clips)
+    spans = sorted((clip.start_step, _end(clip, times)) for clip in clips)
     inside, outside = [], []
     for start, end, seconds in zip(times.starts, times.ends, times.seconds, strict=True):
         place = bisect_right(spans, (start, math.inf))
@@ -180,7 +236,7 @@ class _Axis:
         fastest, slowest = min(times.seconds), max(times.seconds)
         is_log = slowest > _LOG_FROM * fastest
         low = fastest / 1.3 if is_log else 0.0
-        return cls(first=times.starts[0], last=times.ends[-1], low=low, high=slowest * 1.15, is_log=is_log)
+        return cls(first=times.first, last=times.last, low=low, high=slowest * 1.15, is_log=is_log)
 
     def x(self, step: int) -> float:
         return _WIDE * min(max((step - self.first) / max(self.last - self.first, 1), 0.0), 1.0)

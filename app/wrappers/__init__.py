@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Literal, SupportsFloat
@@ -54,14 +55,15 @@ class RecordVideo(
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:
-        ConfigurationError: a `ValueError`: the render mode gives no pictures, or an argument can't work.
+        RenderModeError: a `ValueError`: the render mode gives no pictures.
+        ConfigurationError: an argument can't work.
         TypeError: `env` is no `gymnasium.Env`.
     """
 
     def __init__(
         self,
         env: gymnasium.Env[ObsType, ActType],
-        video_folder: str,
+        video_folder: str | os.PathLike[str],
         episode_trigger: Callable[[int], bool] | None = None,
         step_trigger: Callable[[int], bool] | None = None,
         video_length: int = 0,
@@ -75,10 +77,8 @@ class RecordVideo(
         on_clip_closed: ClipHook | None = None,
         on_segment_closed: SegmentHook | None = None,
     ) -> None:
-        gymnasium.utils.RecordConstructorArgs.__init__(
-            self,
-            _disable_deepcopy=not isinstance(backend, str),  # It may hold a whole simulator.
-            video_folder=video_folder,
+        arguments = VideoArguments(
+            video_folder=os.fspath(video_folder),
             episode_trigger=episode_trigger,
             step_trigger=step_trigger,
             video_length=video_length,
@@ -87,28 +87,20 @@ class RecordVideo(
             disable_logger=disable_logger,
             gc_trigger=gc_trigger,
             config=config,
-            backend=backend,
             on_clip_closed=on_clip_closed,
             on_segment_closed=on_segment_closed,
+        )
+        gymnasium.utils.RecordConstructorArgs.__init__(
+            self,
+            _disable_deepcopy=not isinstance(backend, str),  # It may hold a whole simulator.
+            **arguments.given(),
+            backend=backend,
         )
         gymnasium.Wrapper.__init__(self, env)
         self._renders = _Renders(env)
         self._backend = choose_snapshots(env, backend) if isinstance(backend, str) else backend
         if self._backend is None:
             check_render_mode(env.render_mode)
-        arguments = VideoArguments(
-            video_folder=video_folder,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            video_length=video_length,
-            name_prefix=name_prefix,
-            fps=fps,
-            disable_logger=disable_logger,
-            gc_trigger=gc_trigger,
-            config=config,
-            on_clip_closed=on_clip_closed,
-            on_segment_closed=on_segment_closed,
-        )
         ClipTaker.__init__(self, arguments)
         self.render_history: list[RenderFrame] = []
         self._episode_return = 0.0
@@ -174,6 +166,8 @@ class RecordVideo(
             return
         self._renders.forget()
         self._recorder.step()
+        if isinstance(self._renders.rendered, list):
+            self.render_history += self._renders.rendered
         if self.recording and self._is_frame(self._renders.rendered):
             self._count_frame()
 
@@ -186,7 +180,6 @@ class RecordVideo(
                     " captured."
                 )
                 return False
-            self.render_history += rendered
             rendered = rendered[-1]
         if rendered is _UNASKED or isinstance(rendered, np.ndarray):
             return True

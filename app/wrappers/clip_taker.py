@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ class VideoArguments:
     on_clip_closed: ClipHook | None
     on_segment_closed: SegmentHook | None
 
+    def given(self) -> dict[str, Any]:
+        """Return what the constructor was called with, for whoever calls it again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def folder(self) -> str:
         """The absolute path of the clips' folder."""
@@ -63,17 +67,20 @@ class VideoArguments:
         if os.path.abspath(given.output_dir) != self.folder:
             raise _conflict("output_dir", given.output_dir, f"the same folder as video_folder, {self.folder!r}")
         own = {"video_length": self.video_length, "name_prefix": self.name_prefix, "fps": self.fps}
+        interval = () if self.episode_trigger or self.step_trigger else _INTERVAL
         for field in fields(RecorderConfig):
             value = getattr(given, field.name)
-            if field.name in (*own, *_DECIDED_HERE) and value not in (field.default, own.get(field.name)):
-                advice = "its default" if field.name in _DECIDED_HERE else f"what {field.name} of the wrapper is"
-                raise _conflict(field.name, value, f"{advice}: the wrapper's own arguments decide about clips")
+            if field.name in (*own, *_TRIGGERS, *interval) and value not in (field.default, own.get(field.name)):
+                advice = f"what {field.name} of the wrapper is" if field.name in own else "its default"
+                besides = ", or a trigger of the wrapper beside it" if field.name in interval else ""
+                raise _conflict(field.name, value, f"{advice}{besides}: the wrapper's own arguments decide about clips")
         return replace(
             given,
             output_dir=Path(self.folder),
             name_prefix=self.name_prefix,
             video_length=self.video_length,
             video_interval=0,
+            step_offset=0,
             episode_trigger=decided_by_the_wrapper,
             fps=self.video_fps(frames_per_sec),
         )
@@ -85,7 +92,9 @@ class VideoArguments:
         return self.config.fps or float(frames_per_sec) / self.config.frame_stride
 
 
-_DECIDED_HERE = ("video_interval", "step_offset", "episode_trigger", "step_trigger")
+_TRIGGERS = ("episode_trigger", "step_trigger")
+_INTERVAL = ("video_interval", "step_offset")
+"""Unused where a trigger is given, as in `RecorderConfig`, so that flags of a command line can be passed on."""
 
 
 def refuse_keep(config: RecorderConfig | None) -> None:
@@ -133,7 +142,7 @@ class ClipTaker:
         self._video_name: str | None = None
         self._frame_count = 0
         self._recorder: Recorder | None = None
-        self._finish: Callable[[], object] = _nothing
+        self._forget: Callable[[], object] = _nothing
         self._config = arguments.recorder_config(self.frames_per_sec)
         self._make_folder()
 
@@ -167,7 +176,7 @@ class ClipTaker:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the recorder out: a copy of the environment records clips of its own, with a recorder of its own."""
-        return {**self.__dict__, "_recorder": None, "_finish": _nothing, "recording": False, "_video_name": None}
+        return {**self.__dict__, "_recorder": None, "_forget": _nothing, "recording": False, "_video_name": None}
 
     def _streams(self) -> Backend | Mapping[str, Backend]:
         """Return what the recorder captures; asked when it is opened."""
@@ -186,15 +195,14 @@ class ClipTaker:
             from ..blocking import Recorder  # Loads what threads and workers need.
 
             config = replace(self._config, fps=self._arguments.video_fps(self.frames_per_sec))
-            opened = ExitStack()
             recorder = Recorder(
                 config,
                 self._streams(),
                 on_clip_closed=self._arguments.on_clip_closed,
                 on_segment_closed=self._arguments.on_segment_closed,
             )
-            self._recorder = opened.enter_context(recorder)
-            self._finish = weakref.finalize(self, _finish, opened, recorder, os.getpid(), threading.get_ident())
+            self._recorder = ExitStack().enter_context(recorder)  # It is closed by name.
+            self._forget = weakref.finalize(self, _finish, recorder, os.getpid(), threading.get_ident()).detach
         return self._recorder
 
     def _close_recorder(self) -> None:
@@ -203,8 +211,12 @@ class ClipTaker:
             if self.recording:
                 self.stop_recording()
         finally:
-            finish, self._finish, self._recorder = self._finish, _nothing, None
-            finish()
+            try:
+                if self._recorder:
+                    self._recorder.close()
+            finally:
+                self._forget()
+                self._forget, self._recorder = _nothing, None
 
     def _begin_episode(self) -> None:
         """Count an episode; what is not of fixed length ends with the one before."""
@@ -236,22 +248,24 @@ class ClipTaker:
             return False
 
 
-def _finish(opened: ExitStack, recorder: Recorder, pid: int, thread: int) -> None:
-    """Close a recorder: asked to by its environment, or by the end of the program, or of the environment itself."""
+def _finish(recorder: Recorder, pid: int, thread: int) -> None:
+    """Close a recorder whose environment was not closed: it was let go, or the program ends."""
     if os.getpid() != pid:
         return
     try:
         if recorder.is_recording:
             logger.warn("The environment was never closed, so its last video ends here. Call close().")
     finally:
-        if threading.get_ident() == thread:
-            opened.close()
-        else:  # The garbage collector runs on any thread, on the recorder's own too, which can't wait for itself.
-            threading.Thread(target=opened.close).start()
+        if threading.get_ident() != thread:
+            # The garbage collector runs on any thread, on the recorder's own too, which can't wait for itself.
+            threading.Thread(target=recorder.close).start()
+        else:
+            with suppress(KeyboardInterrupt):  # It has done what it should, and nobody could take it from here.
+                recorder.close()
 
 
 def _nothing() -> None:
-    """Be what closes a recorder that was never opened."""
+    """Be what lets go of a recorder that was never opened."""
 
 
 def _conflict(field: str, value: object, allowed: str) -> ConfigurationError:

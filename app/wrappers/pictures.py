@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from ..backends.gymnasium import GymnasiumBackend, choose_backend
 from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
-from ..errors import BackendError, CaptureError, ConfigurationError
+from ..errors import BackendError, CaptureError, ConfigurationError, RenderModeError
 
 
 class PictureBackend:
@@ -55,7 +56,7 @@ class PictureBackend:
 def check_render_mode(render_mode: object) -> None:
     """Raise Gymnasium's own error where an environment makes no pictures."""
     if render_mode in (None, "human", "ansi"):
-        raise ConfigurationError(
+        raise RenderModeError(
             f"Render mode is {render_mode}, which is incompatible with RecordVideo. "
             "Initialize your environment with a render_mode that returns an image, such as rgb_array."
         )
@@ -75,6 +76,31 @@ def choose_snapshots(env: gymnasium.Env[Any, Any], backend: str) -> Backend | No
             raise
         return None  # Its render mode is no picture's, or one that only the wrappers take.
     return None if isinstance(chosen, GymnasiumBackend) else chosen
+
+
+def choose_snapshots_of(envs: Sequence[Any], indices: Iterable[int], backend: str) -> dict[int, Backend]:
+    """Return what records some of several environments by snapshots, if it can; raises as `choose_snapshots` does."""
+    chosen = {index: choose_snapshots(envs[index], backend) for index in indices}
+    return {index: found for index, found in chosen.items() if found is not None}
+
+
+def refuse_snapshots(backend: str, why: str) -> None:
+    """Raise `ConfigurationError` where snapshots were asked for and can't be had, or something that does not exist."""
+    if backend not in ("auto", "render"):
+        raise ConfigurationError(f"backend: got {backend!r}; allowed: 'auto' or 'render', since {why}")
+
+
+def checked_indices(indices: Sequence[Any] | None, count: int) -> tuple[int, ...] | None:
+    """Return the numbers of some of `count` environments, None as None. Raises `ConfigurationError`."""
+    if indices is None:
+        return None
+    found = tuple(indices)
+    allowed = all(isinstance(index, int | np.integer) and 0 <= index < count for index in found)
+    if not (found and allowed) or len(set(found)) != len(found):
+        raise ConfigurationError(
+            f"env_indices: got {indices!r}; allowed: different whole numbers from 0 to {count - 1}"
+        )
+    return tuple(int(index) for index in found)
 
 
 def describe(env: Any) -> dict[str, Any]:

@@ -15,15 +15,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ..backends.pixels import copy_pixels
 from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
-from ..errors import CaptureError, ConfigurationError
+from ..errors import CaptureError, ConfigurationError, RenderModeError
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
-from .pictures import PictureBackend, choose_snapshots
+from .pictures import PictureBackend, checked_indices, choose_snapshots_of, refuse_snapshots
 
-__all__ = ["RenderModeError", "VecVideoRecorder"]
-
-
-class RenderModeError(ConfigurationError, AssertionError):
-    """The environments make no pictures; an `AssertionError`, as Stable-Baselines3 raises it."""
+__all__ = ["VecVideoRecorder"]
 
 
 class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The base is untyped where it is not installed.
@@ -74,7 +70,7 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
     def __init__(
         self,
         venv: VecEnv,
-        video_folder: str,
+        video_folder: str | os.PathLike[str],
         record_video_trigger: Callable[[int], bool],
         video_length: int = 200,
         name_prefix: str = "rl-video",
@@ -88,7 +84,7 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
         VecEnvWrapper.__init__(self, venv)
         self.env = venv
         self.env.metadata = _metadata(venv)
-        self.env_indices = _checked(env_indices, venv.num_envs)
+        self.env_indices = checked_indices(env_indices, venv.num_envs)
         shown = self.env_indices or tuple(range(venv.num_envs))
         self._snapshots = _snapshots(venv, () if self.env_indices is None and len(shown) > 1 else shown, backend)
         if venv.render_mode != "rgb_array" and len(self._snapshots) < len(shown):
@@ -241,13 +237,10 @@ def _snapshots(venv: VecEnv, indices: tuple[int, ...], backend: str) -> dict[int
     """
     base = venv.unwrapped
     if indices and isinstance(base, DummyVecEnv) and _renders_plainly(venv):
-        chosen = {index: choose_snapshots(base.envs[index], backend) for index in indices}
-        return {index: found for index, found in chosen.items() if found is not None}
-    if backend not in ("auto", "render"):
-        raise ConfigurationError(
-            f"backend: got {backend!r}; allowed: 'auto' or 'render', since only the env_indices of a DummyVecEnv, or"
-            " its only environment, can be recorded by snapshots"
-        )
+        return choose_snapshots_of(base.envs, indices, backend)
+    refuse_snapshots(
+        backend, "only the env_indices of a DummyVecEnv, or its only environment, can be recorded by snapshots"
+    )
     return {}
 
 
@@ -266,15 +259,3 @@ def _metadata(venv: VecEnv) -> dict[str, Any]:
     metadata: dict[str, Any]
     metadata = base.get_attr("metadata")[0] if isinstance(base, DummyVecEnv | SubprocVecEnv) else base.metadata
     return metadata
-
-
-def _checked(indices: Sequence[Any] | None, count: int) -> tuple[int, ...] | None:
-    if indices is None:
-        return None
-    found = tuple(indices)
-    allowed = all(isinstance(index, int | np.integer) and 0 <= index < count for index in found)
-    if not (found and allowed) or len(set(found)) != len(found):
-        raise ConfigurationError(
-            f"env_indices: got {indices!r}; allowed: different whole numbers from 0 to {count - 1}"
-        )
-    return tuple(int(index) for index in found)

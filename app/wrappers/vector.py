@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,14 @@ from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
-from .pictures import PictureBackend, check_render_mode, choose_snapshots, describe
+from .pictures import (
+    PictureBackend,
+    check_render_mode,
+    checked_indices,
+    choose_snapshots_of,
+    describe,
+    refuse_snapshots,
+)
 
 __all__ = ["LastPicture", "RecordVideo"]
 
@@ -67,14 +75,15 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:
-        ConfigurationError: a `ValueError`: the render mode gives no pictures, or an argument can't work.
+        RenderModeError: a `ValueError`: the render mode gives no pictures.
+        ConfigurationError: an argument can't work.
         TypeError: `env` is no `gymnasium.vector.VectorEnv`.
     """
 
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
-        video_folder: str,
+        video_folder: str | os.PathLike[str],
         video_aspect_ratio: tuple[int, int] = (1, 1),
         record_first_only: bool = False,
         episode_trigger: Callable[[int], bool] | None = None,
@@ -91,11 +100,8 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
         on_clip_closed: ClipHook | None = None,
         on_segment_closed: SegmentHook | None = None,
     ) -> None:
-        gymnasium.utils.RecordConstructorArgs.__init__(
-            self,
-            video_folder=video_folder,
-            video_aspect_ratio=video_aspect_ratio,
-            record_first_only=record_first_only,
+        arguments = VideoArguments(
+            video_folder=os.fspath(video_folder),
             episode_trigger=episode_trigger,
             step_trigger=step_trigger,
             video_length=video_length,
@@ -103,17 +109,25 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
             fps=fps,
             disable_logger=disable_logger,
             gc_trigger=gc_trigger,
-            env_indices=env_indices,
-            backend=backend,
             config=config,
             on_clip_closed=on_clip_closed,
             on_segment_closed=on_segment_closed,
+        )
+        gymnasium.utils.RecordConstructorArgs.__init__(
+            self,
+            **arguments.given(),
+            video_aspect_ratio=video_aspect_ratio,
+            record_first_only=record_first_only,
+            env_indices=env_indices,
+            backend=backend,
         )
         VectorWrapper.__init__(self, env)
         _check_ratio(video_aspect_ratio)
         self.video_aspect_ratio = video_aspect_ratio
         self.record_first_only = record_first_only
-        self.env_indices = _checked_indices(env_indices, env.num_envs, record_first_only=record_first_only)
+        self.env_indices = checked_indices(env_indices, env.num_envs)
+        if self.env_indices and record_first_only:
+            raise ConfigurationError("env_indices: got it and record_first_only; allowed: one of them")
         self.autoreset_mode = _autoreset_mode(env)
         self.has_autoreset = False
         shown = self.env_indices or ((0,) if record_first_only else tuple(range(env.num_envs)))
@@ -122,20 +136,9 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
         if len(self._snapshots) < len(shown):
             check_render_mode(env.render_mode)
         refuse_keep(config)
-        arguments = VideoArguments(
-            video_folder=video_folder,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            video_length=video_length,
-            name_prefix=name_prefix,
-            fps=fps,
-            disable_logger=disable_logger,
-            gc_trigger=gc_trigger,
-            config=config,
-            on_clip_closed=on_clip_closed,
-            on_segment_closed=on_segment_closed,
-        )
         ClipTaker.__init__(self, arguments)
+        self.render_history: list[RenderFrame] = []
+        """Empty, as Gymnasium's always is."""
         self._pictures = _Pictures(env, shown, keeps_last=self.autoreset_mode is AutoresetMode.SAME_STEP)
         self._grid = _Grid(self._pictures, video_aspect_ratio)
 
@@ -401,13 +404,11 @@ def _snapshots(
     base = env.unwrapped
     is_plain = mode is not AutoresetMode.SAME_STEP and _renders_plainly(env)
     if isinstance(base, SyncVectorEnv) and is_plain and indices:
-        chosen = {index: choose_snapshots(base.envs[index], backend) for index in indices}
-        return {index: found for index, found in chosen.items() if found is not None}
-    if backend not in ("auto", "render"):
-        raise ConfigurationError(
-            f"backend: got {backend!r}; allowed: 'auto' or 'render', since only the env_indices of a SyncVectorEnv"
-            " that is not reset within a step can be recorded by snapshots"
-        )
+        return choose_snapshots_of(base.envs, indices, backend)
+    refuse_snapshots(
+        backend,
+        "only the env_indices of a SyncVectorEnv that is not reset within a step can be recorded by snapshots",
+    )
     return {}
 
 
@@ -429,17 +430,3 @@ def _check_ratio(ratio: object) -> None:
     is_pair = isinstance(ratio, Sequence) and len(ratio) == 2
     if not is_pair or not all(isinstance(side, int | float) and side > 0 for side in ratio):  # type: ignore[attr-defined]
         raise ConfigurationError(f"video_aspect_ratio: got {ratio!r}; allowed: two numbers above 0, width and height")
-
-
-def _checked_indices(indices: Sequence[Any] | None, count: int, *, record_first_only: bool) -> tuple[int, ...] | None:
-    if indices is None:
-        return None
-    found = tuple(indices)
-    allowed = all(isinstance(index, int | np.integer) and 0 <= index < count for index in found)
-    if not (found and allowed) or len(set(found)) != len(found):
-        raise ConfigurationError(
-            f"env_indices: got {indices!r}; allowed: different whole numbers from 0 to {count - 1}"
-        )
-    if record_first_only:
-        raise ConfigurationError("env_indices: got it and record_first_only; allowed: one of them")
-    return found

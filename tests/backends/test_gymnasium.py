@@ -12,7 +12,7 @@ from gymnasium.wrappers import RenderCollection
 
 from stepreel.backends.gymnasium import GymnasiumBackend
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.errors import BackendError, CaptureError
+from stepreel.errors import BackendError, CaptureError, RenderModeError
 from stepreel.frame_pool import FramePool, PoolSlot
 
 REQUEST = CaptureRequest(
@@ -98,8 +98,11 @@ def test_what_the_environment_raises_costs_the_frame_and_is_its_cause(slot: Pool
 def test_a_render_mode_without_pictures_is_refused_with_those_there_are(mode: str | None) -> None:
     env = gymnasium.make("CartPole-v1").unwrapped
     env.render_mode = mode
-    with pytest.raises(BackendError, match=rf"Render mode is {mode!r}.*rgb_array.*CartPole-v1 has human, rgb_array"):
+    with pytest.raises(
+        ValueError, match=rf"Render mode is {mode}, .*rgb_array; CartPole-v1 has human, rgb_array"
+    ) as found:
         GymnasiumBackend(env)
+    assert type(found.value) is RenderModeError
     env.close()
 
 

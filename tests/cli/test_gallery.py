@@ -47,6 +47,25 @@ def test_gallery_leaves_a_page_of_somebody_else_alone(stepreel: Command, videos:
     assert (videos / "index.html").read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", ["gallery", "view"])
+def test_a_folder_above_those_with_clips_is_refused_and_they_are_named(
+    stepreel: Command, tmp_path: Path, command: str
+) -> None:
+    inside = [tmp_path / "run1" / "videos" / "train", tmp_path / "run2"]
+    for folder in inside:
+        folder.mkdir(parents=True)
+        (folder / "session.json").write_text("{}")
+    (tmp_path / "params.json").write_text("{}")
+    result = stepreel(command, tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path}: no clip there; there are some in {inside[0]}, {inside[1]}" in result.stderr
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_folder_into_which_nothing_was_recorded_yet_has_a_page(stepreel: Command, tmp_path: Path) -> None:
+    assert "0 clips" in stepreel("gallery", tmp_path).stdout
+
+
 def test_view_serves_until_it_is_interrupted(videos: Path) -> None:
     command = [sys.executable, "-m", "stepreel.cli", "view", str(videos), "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -129,6 +129,13 @@ def alter(folder: Path, *place: str | int, to: Any) -> None:
         (("frames", "missing_steps"), [[6, 6], [14, 16], [40, 40], [50, 50]], "called missing and are there"),
         (("frames", "missing_steps"), [[6, 6], [14, 16], [40, 40]], "1 steps are neither there nor called missing"),
         (("frames", "missing_steps"), [[0, 2**50]], "can't have more than"),
+        (("frames", "missing_by_cause"), {"queue_full": [[6, 6], [14, 16]], "closed": [[40, 40]]}, "found 3"),
+        (
+            ("frames", "missing_by_cause"),
+            {"queue_full": [[6, 6], [14, 16], [40, 42]], "closed": []},
+            "the missing steps by cause are not those that are missing",
+        ),
+        (("frames", "missing_by_cause"), {"queue_full": [[0, 2**50]], "closed": []}, "can't have more than"),
         (("state",), "complete", "the manifest says complete, and 5 frames were dropped"),
     ],
 )

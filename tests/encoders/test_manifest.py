@@ -32,7 +32,14 @@ CLIP = Clip(
     codec="libx264",
     frames=FrameCounts(requested=150, encoded=148, dropped={DropCause.QUEUE_FULL: 2}),
     missing_steps=((371, 372),),
+    missing_by_cause={DropCause.QUEUE_FULL: ((371, 372),)},
     segments=(SEGMENT,),
+)
+TWICE_SHORT = replace(
+    CLIP,
+    frames=FrameCounts(requested=151, encoded=148, dropped={DropCause.QUEUE_FULL: 2, DropCause.RENDER_FAILED: 1}),
+    missing_steps=((371, 373),),
+    missing_by_cause={DropCause.QUEUE_FULL: ((371, 371), (373, 373)), DropCause.RENDER_FAILED: ((372, 372),)},
 )
 SCHEMA_1 = {
     "schema": 1,
@@ -67,9 +74,16 @@ def test_schema_1_is_written_as_it_is_documented(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["run-step-300.json"]
 
 
-def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
-    write_manifest(tmp_path, CLIP)
-    assert read_manifest(tmp_path / "run-step-300.json") == CLIP
+@pytest.mark.parametrize("clip", [CLIP, TWICE_SHORT])
+def test_a_manifest_comes_back_as_it_was(tmp_path: Path, clip: Clip) -> None:
+    write_manifest(tmp_path, clip)
+    assert read_manifest(tmp_path / "run-step-300.json") == clip
+
+
+def test_what_is_missing_why_is_told_where_there_are_several_causes(tmp_path: Path) -> None:
+    write_manifest(tmp_path, TWICE_SHORT)
+    frames = json.loads((tmp_path / "run-step-300.json").read_bytes())["frames"]
+    assert frames["missing_by_cause"] == {"queue_full": [[371, 371], [373, 373]], "render_failed": [[372, 372]]}
 
 
 def test_while_recording_only_what_is_decided_counts(tmp_path: Path) -> None:
@@ -139,6 +153,10 @@ def changed(*place: str | int, to: Any) -> bytes:
         (changed("frames", "missing_steps", to=[[3, 1]]), "missing_steps"),
         (changed("frames", "missing_steps", to=[[1, 2, 3]]), "missing_steps"),
         (changed("frames", "missing_steps", to=[[1, "2"]]), "missing_steps"),
+        (changed("frames", "missing_by_cause", to=[]), r"frames\.missing_by_cause: got"),
+        (changed("frames", "missing_by_cause", to={"bored": []}), "bored"),
+        (changed("frames", "missing_by_cause", to={"closed": 1}), r"frames\.missing_by_cause\.closed"),
+        (changed("frames", "missing_by_cause", to={"closed": [[3, 1]]}), r"frames\.missing_by_cause\.closed"),
         (changed("segments", to={}), "segments"),
         (changed("segments", 0, to=None), r"segments\[0\]"),
         (changed("segments", 0, "file", to="../run-step-300.mp4"), r"segments\[0\]\.file"),
@@ -299,6 +317,19 @@ def test_a_prefix_is_no_pattern(tmp_path: Path, add_clip: Callable[..., None]) -
 )
 def test_the_files_of_a_clip_are_told_by_their_names(file: str, belongs: bool) -> None:
     assert is_file_of("a", file) is belongs
+
+
+def test_causes_of_so_many_ranges_that_a_manifest_could_not_be_read_again_are_counts_only(tmp_path: Path) -> None:
+    spans = tuple((step, step) for step in range(1, 400_000, 2))
+    clip = replace(
+        TWICE_SHORT,
+        start_step=0,
+        end_step=400_000,
+        missing_steps=spans,
+        missing_by_cause={DropCause.QUEUE_FULL: spans[::2], DropCause.RENDER_FAILED: spans[1::2]},
+    )
+    write_manifest(tmp_path, clip)
+    assert read_manifest(tmp_path / f"{clip.name}.json") == replace(clip, missing_by_cause={})
 
 
 def test_a_long_clip_that_lacks_every_second_frame_has_a_manifest_that_can_be_read(tmp_path: Path) -> None:

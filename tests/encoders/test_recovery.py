@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepreel.clip import Clip, ClipState, DropCause
+from stepreel.clip import Clip, ClipState, DropCause, FrameCounts
 from stepreel.encoders.folder_lock import LOCK_FILE, FolderLock
 from stepreel.encoders.inspection import decode_frames, inspect
 from stepreel.encoders.manifest import read_manifest, reserve_name, write_manifest
@@ -126,6 +126,27 @@ def test_drops_that_were_counted_before_keep_their_cause(tmp_path: Path) -> None
     clip = manifest_of(tmp_path)
     assert clip.frames.dropped == {DropCause.QUEUE_FULL: 2}
     assert clip.missing_steps == ((10, 12),)
+
+
+def test_steps_that_were_listed_under_a_cause_stay_there_and_the_others_went_with_their_worker(tmp_path: Path) -> None:
+    segments = leave(tmp_path, 75, missing=(10, 12, 16))
+    by_cause = {DropCause.QUEUE_FULL: ((10, 12),), DropCause.RENDER_FAILED: ((16, 16),)}
+    frames = FrameCounts(requested=61, encoded=58, dropped={DropCause.QUEUE_FULL: 2, DropCause.RENDER_FAILED: 1})
+    write_manifest(
+        tmp_path,
+        state_of(
+            segments=segments,
+            frames=frames,
+            missing_steps=((10, 12), (16, 16)),
+            missing_by_cause=by_cause,
+            end_step=150,
+        ),
+    )
+    recover_whole(tmp_path)
+    clip = manifest_of(tmp_path)
+    lost = ((clip.segments[-1].last_step + STRIDE, 150),)
+    assert clip.missing_by_cause == {**by_cause, DropCause.WORKER_LOST: lost}
+    assert inspect(tmp_path).differences == ()
 
 
 def test_a_clip_of_which_only_the_last_manifest_is_late_is_complete(tmp_path: Path) -> None:

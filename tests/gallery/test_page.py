@@ -107,7 +107,43 @@ def test_every_cause_and_state_has_a_colour() -> None:
     assert [state for state in ClipState if f".{state.value} {{ color: " not in css] == []
 
 
-def test_several_causes_are_counted_and_share_one_mark(tmp_path: Path) -> None:
+def test_each_of_several_causes_is_marked_where_it_was(tmp_path: Path) -> None:
+    frames = {
+        "requested": 10,
+        "encoded": 5,
+        "dropped": {"queue_full": 3, "disk_full": 2},
+        "missing_steps": [[2, 6]],
+        "missing_by_cause": {"queue_full": [[2, 3], [6, 6]], "disk_full": [[4, 5]]},
+    }
+    (tmp_path / "a.json").write_text(manifest_of("a", frames=frames, state="incomplete"))
+    page = page_of(FolderReader(tmp_path).read())
+    marks = [one for one in page.all("rect", height="16") if "missing" in one["class"]]
+    assert [(one["class"], float(one["x"]), float(one["width"])) for one in marks] == [
+        ("missing queue_full", 200, 200),
+        ("missing disk_full", 400, 200),
+        ("missing queue_full", 600, 100),
+    ]
+    assert "several causes" not in page.text
+
+
+def test_what_is_too_near_to_be_told_apart_is_one_mark_of_several_causes(tmp_path: Path) -> None:
+    frames = {
+        "requested": 100_000,
+        "encoded": 99_990,
+        "dropped": {"queue_full": 5, "disk_full": 5},
+        "missing_steps": [[50_000, 50_009]],
+        "missing_by_cause": {
+            "queue_full": [[step, step] for step in range(50_000, 50_010, 2)],
+            "disk_full": [[step, step] for step in range(50_001, 50_010, 2)],
+        },
+    }
+    (tmp_path / "a.json").write_text(manifest_of("a", frames=frames, state="incomplete", end_step=99_999))
+    page = page_of(FolderReader(tmp_path).read())
+    assert [one["class"] for one in page.all("rect", height="16")] == ["missing mixed", "playhead"]
+    assert "several causes" in page.text
+
+
+def test_several_causes_of_which_nobody_knows_the_places_share_one_mark(tmp_path: Path) -> None:
     frames = {
         "requested": 10,
         "encoded": 5,
@@ -119,6 +155,18 @@ def test_several_causes_are_counted_and_share_one_mark(tmp_path: Path) -> None:
     assert len(page.all("rect", class_="missing mixed")) == 1
     assert "3 queue_full" in page.text
     assert "2 disk_full" in page.text
+
+
+@pytest.mark.parametrize(
+    ("folder", "title"),
+    [("demo", "demo"), ("run 1/videos/train", "run 1/videos/train"), ("logs/run2/videos", "run2/videos")],
+)
+def test_a_page_is_called_after_its_run(tmp_path: Path, folder: str, title: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    text = to_page(FolderReader(tmp_path / folder).read(), lambda found: None, is_live=False)
+    assert f"<h1>{title}</h1>" in text
+    assert f"<title>{title} " in text
+    assert FolderReader(Path("/")).read().title == "clips"
 
 
 def test_hostile_names_and_values_are_text(tmp_path: Path) -> None:
@@ -385,17 +433,30 @@ def test_step_times_are_means_between_samples_and_waiting_is_none() -> None:
     assert (times.starts, times.ends) == ((0, 100), (100, 300))
 
 
+def test_a_time_in_which_stepping_began_or_ended_is_no_step_time() -> None:
+    run = pace((0, 0), (1, 0), (2, 10), (3, 110), (4, 210), (5, 220), (6, 220), (7, 230), (8, 330), (9, 331))
+    times = StepTimes.of(run)
+    assert list(times.seconds) == pytest.approx([0.01] * 3)
+    assert (times.starts, times.ends) == ((10, 110, 230), (110, 210, 330))
+    assert (times.first, times.last) == (0, 331)
+
+
+def test_steps_slower_than_samples_take_as_long_as_they_took() -> None:
+    times = StepTimes.of(pace(*((quarter / 4, quarter // 4) for quarter in range(20))))
+    assert list(times.seconds) == pytest.approx([1.0] * 3)
+
+
 def test_step_times_with_and_without_a_clip_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(manifest_of("a", start_step=100, end_step=199, segments=[]))
     clip = read_manifest(tmp_path / "a.json")
-    times = StepTimes.of(pace((0, 0), (1, 100), (3, 200), (4, 300)))
+    times = StepTimes.of(pace((0, 0), (0.1, 10), (1, 100), (3, 200), (4, 300), (5, 400)))
     assert step_time_line(times, [clip]) == "median 10\u202fms between clips, 20\u202fms while a clip is captured"
     assert step_time_line(times, []) == "median 10\u202fms between clips"
 
 
 def test_a_run_is_plotted_with_its_clips_marked(tmp_path: Path) -> None:
     (tmp_path / "a b.json").write_text(manifest_of("a b", start_step=100, end_step=199, segments=[]))
-    times = StepTimes.of(pace((0, 0), (1, 100), (3, 200), (4, 300)))
+    times = StepTimes.of(pace((0, 0), (0.1, 0), (1, 100), (3, 200), (4, 300)))
     plot = Page(run_plot(times, [read_manifest(tmp_path / "a b.json")]))
     (band,) = plot.all("rect", class_="band")
     assert float(band["x"]) == pytest.approx(1000 / 3, abs=1)
@@ -404,8 +465,17 @@ def test_a_run_is_plotted_with_its_clips_marked(tmp_path: Path) -> None:
     assert run_plot(StepTimes.of(pace((0, 0))), []) == ""
 
 
+def test_a_clip_that_is_still_captured_reaches_to_where_the_run_is(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(manifest_of("a", start_step=100, end_step=None, segments=[], state="recording"))
+    clip = read_manifest(tmp_path / "a.json")
+    times = StepTimes.of(pace((0, 0), (0.1, 10), (1, 100), (3, 200), (5, 300), (6, 400)))
+    assert step_time_line(times, [clip]) == "median 10\u202fms between clips, 20\u202fms while a clip is captured"
+    (band,) = Page(run_plot(times, [clip])).all("rect", class_="band")
+    assert (float(band["x"]), float(band["width"])) == (250, 750)
+
+
 def test_a_wide_range_of_step_times_gets_a_logarithmic_axis() -> None:
-    times = StepTimes.of(pace((0, 0), (1, 1), (1.001, 2), (1.002, 3)))
+    times = StepTimes.of(pace((0, 0), (0.001, 1), (1, 2), (1.001, 3), (1.002, 4)))
     labels = Page(run_plot(times, [])).text
     assert "1\u202fms" in labels
     assert "100\u202fms" in labels

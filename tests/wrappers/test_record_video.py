@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -23,13 +25,13 @@ from gymnasium.wrappers import RenderCollection
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError
+from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError, add_video_arguments
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.encoders.manifest import read_manifest
 from stepreel.keep import BestReturn
 from stepreel.wrappers import RecordVideo, clip_taker
 
-from ..recordings import shown_steps
+from ..recordings import poll_until, shown_steps
 from .film import SIDE, Film, numbers_in, picture_of
 
 Seen = tuple[Any, ...]
@@ -102,6 +104,16 @@ def test_files_frames_attributes_and_warnings_are_gymnasiums(
         found.append((play(env, calls), films_in(folder / kind.__module__)))
     theirs, ours = found
     assert ours == theirs
+
+
+def test_the_attributes_are_gymnasiums(tmp_path: Path) -> None:
+    names = []
+    for kind in (gymnasium.wrappers.RecordVideo, RecordVideo):
+        env: Any = kind(Film(), str(tmp_path / kind.__module__))
+        env.reset()
+        names.append({name for name in dir(env) if not name.startswith("_")})
+        env.close()
+    assert names[0] - names[1] == {"recorded_frames"}
 
 
 class Torn(Film):
@@ -237,7 +249,7 @@ def test_a_backend_of_ones_own_needs_no_render_mode(output_dir: Path) -> None:
     [
         ({}, {"output_dir": "elsewhere"}, "config.output_dir: got "),
         ({}, {"video_length": 7}, "config.video_length: got 7; allowed: what video_length of the wrapper is"),
-        ({}, {"video_interval": 900}, "config.video_interval: got 900; allowed: its default"),
+        ({}, {"video_interval": 900}, "config.video_interval: got 900; allowed: its default, or a trigger of the"),
         ({}, {"step_offset": 5}, "config.step_offset: got 5; allowed: its default"),
         ({}, {"episode_trigger": bool}, "config.episode_trigger: got <class 'bool'>; allowed: its default"),
         ({}, {"step_trigger": bool}, "config.step_trigger: got <class 'bool'>; allowed: its default"),
@@ -258,6 +270,25 @@ def test_arguments_that_can_not_work_or_contradict_one_another_are_refused_by_na
         RecordVideo(Film(), str(output_dir), config=config, **arguments)
     assert str(refused.value).startswith(problem)
     assert not output_dir.exists()
+
+
+def test_flags_of_a_command_line_go_together_with_triggers(output_dir: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_video_arguments(parser)
+    args = parser.parse_args(["--video_length", "2", "--video_interval", "4", "--step_offset", "1"])
+    config = RecorderConfig.from_arguments(args, log_dir=output_dir)
+    env = RecordVideo(
+        Film((30,)),
+        config.output_dir,
+        step_trigger=lambda step: step % args.video_interval == args.step_offset,
+        video_length=args.video_length,
+        config=config,
+    )
+    play(env, ["step"] * 8)
+    assert films_in(output_dir / "videos" / "train") == {
+        "rl-video-step-1.mp4": [2, 3, 4],
+        "rl-video-step-5.mp4": [6, 7, 8],
+    }
 
 
 def test_all_other_settings_come_from_the_configuration(output_dir: Path) -> None:
@@ -387,6 +418,40 @@ def test_a_program_that_forgets_to_close_ends_with_its_last_clip_whole(output_di
     assert ("went on" in done.stdout) == (end == "deleted")
 
 
+IMPATIENT = """
+import sys
+from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.wrappers import RecordVideo
+from tests.wrappers.film import Film
+env = RecordVideo(
+    Film((500,), render_mode=None), sys.argv[1], backend=SyntheticBackend(snapshot=True, render_delay_s=0.2)
+)
+env.reset()
+for _ in range(200):
+    env.step(0)
+print("stepped", flush=True)
+raise KeyboardInterrupt
+"""
+
+
+def test_a_second_interrupt_at_the_end_of_a_program_ends_it_without_a_traceback_of_ours(output_dir: Path) -> None:
+    command = [sys.executable, "-c", IMPATIENT, str(output_dir)]
+    folder = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        while "stepped" not in program.stdout.readline():
+            pass
+        poll_until(lambda: "recorder.finishing" in events_in(output_dir))
+        program.send_signal(signal.SIGINT)
+        _, stderr = program.communicate(timeout=30)
+    assert stderr.count("Traceback") == 1
+    assert "Exception ignored" not in stderr
+    clip = read_manifest(output_dir / "rl-video-episode-0.json")
+    assert clip.state is ClipState.INCOMPLETE
+    assert 0 < clip.frames.encoded < 201
+    assert len(shown_steps(output_dir / clip.segments[0].file)) == clip.frames.encoded
+
+
 def test_moviepy_is_not_needed(output_dir: Path) -> None:
     done = run_script("import sys; sys.modules['moviepy'] = None" + FORGETFUL, output_dir, "ended")
     assert done.returncode == 0
@@ -441,6 +506,25 @@ def test_a_copy_records_clips_of_its_own(output_dir: Path) -> None:
     twin.close()
     env.close()
     assert films_in(output_dir) == {"rl-video-episode-0.mp4": [0, 1], "rl-video-episode-1.mp4": [2]}
+
+
+@pytest.mark.parametrize("pops", [None, True])
+def test_what_happened_before_is_saved_when_it_is_asked_for(output_dir: Path, pops: bool | None) -> None:
+    env: Any = Film((30,))
+    env = RecordVideo(
+        env if pops is None else RenderCollection(env, pop_frames=pops),
+        str(output_dir),
+        episode_trigger=lambda episode: False,
+        config=RecorderConfig(output_dir=output_dir, ring_s=9.0),
+    )
+    env.reset()
+    for _ in range(9):
+        env.step(0)
+    env.recorder.save_last(name="fall")
+    if pops:
+        assert len(env.render()) == 10  # What was held was taken out of the collection.
+    env.close()
+    assert films_in(output_dir) == {"rl-video-fall.mp4": list(range(10))}
 
 
 def test_only_clips_of_the_best_episodes_are_kept(tmp_path: Path) -> None:

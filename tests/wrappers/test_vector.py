@@ -107,6 +107,16 @@ def test_files_frames_attributes_and_warnings_are_gymnasiums(
     assert ours == theirs
 
 
+def test_the_attributes_are_gymnasiums(tmp_path: Path) -> None:
+    names = []
+    for kind in (gymnasium.wrappers.vector.RecordVideo, RecordVideo):
+        envs: Any = kind(SyncVectorEnv(films([[3]])), str(tmp_path / kind.__module__))
+        envs.reset()
+        names.append({name for name in dir(envs) if not name.startswith("_")})
+        envs.close()
+    assert names[0] - names[1] == {"recorded_frames"}
+
+
 def play_same_step(envs: Any, steps: int) -> list[bool]:
     envs.reset()
     recording = [envs.recording]
