@@ -1,6 +1,7 @@
 """Encoding alone: stepreel's worker against the ffmpeg program, with the same frames and the same settings.
 
-`python -m peers.encoder WHO WIDTH HEIGHT FRAMES CRF RESULT` is the process that hands one of them its frames.
+`python -m peers.encoder WHO WIDTH HEIGHT FRAMES CRF PRESET GOP_S RESULT` is the process that hands one of them its
+frames.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -28,6 +30,10 @@ _FIRST, _COUNTED = 100, 300
 """Frames of the short clip, and how many more the long one has: these are free of what starting a program costs."""
 _CURVE_FRAMES = 250
 _CURVE_CRFS = (14, 17, 20, 23, 26, 29, 32)
+_PRESET, _GOP_S = "superfast", 1.0
+_SLOWER_PRESET, _LONGER_GOP_S = "medium", 10.0
+"""What the other recorders use: their preset, and a keyframe now and then instead of each second."""
+_SLOWER_CRFS = (20, 23, 26)
 _COMPARE_EVERY = 10
 
 
@@ -37,9 +43,11 @@ def measure(settings: RowSettings) -> dict[str, Any]:
         {who: _difference(who, settings) for who in order}
         for order in (("stepreel", "ffmpeg"), ("ffmpeg", "stepreel")) * settings.repetitions
     ][: settings.repetitions]
-    curve = [
-        {"crf": crf, **run_program("encoder", *_arguments("stepreel", settings, settings.frames(_CURVE_FRAMES), crf))}
-        for crf in _CURVE_CRFS
+    curve = [_quality(settings, crf, _PRESET, _GOP_S) for crf in _CURVE_CRFS]
+    slower = [
+        _quality(settings, crf, preset, gop_s)
+        for preset, gop_s in ((_SLOWER_PRESET, _GOP_S), (_PRESET, _LONGER_GOP_S), (_SLOWER_PRESET, _LONGER_GOP_S))
+        for crf in _SLOWER_CRFS
     ]
     ratios = [run["stepreel"]["frames_per_cpu_s"] / run["ffmpeg"]["frames_per_cpu_s"] for run in runs]
     return {
@@ -51,7 +59,13 @@ def measure(settings: RowSettings) -> dict[str, Any]:
         "ratio": median(ratios),
         "ratio_spread": [min(ratios), max(ratios)],
         "curve": curve,
+        "slower": slower,
     }
+
+
+def _quality(settings: RowSettings, crf: int, preset: str, gop_s: float) -> dict[str, Any]:
+    arguments = _arguments("stepreel", settings, settings.frames(_CURVE_FRAMES), crf, preset, gop_s)
+    return {"crf": crf, "preset": preset, "gop_s": gop_s, **run_program("encoder", *arguments)}
 
 
 def _difference(who: str, settings: RowSettings) -> dict[str, Any]:
@@ -62,8 +76,10 @@ def _difference(who: str, settings: RowSettings) -> dict[str, Any]:
     return {**many, "frames_per_cpu_s": counted / (many["cpu_s"] - few["cpu_s"])}
 
 
-def _arguments(who: str, settings: RowSettings, frames: int, crf: int) -> tuple[object, ...]:
-    return who, settings.width, settings.height, frames, crf
+def _arguments(
+    who: str, settings: RowSettings, frames: int, crf: int, preset: str = _PRESET, gop_s: float = _GOP_S
+) -> tuple[object, ...]:
+    return who, settings.width, settings.height, frames, crf, preset, gop_s
 
 
 def _ffmpeg_version() -> str:
@@ -72,15 +88,15 @@ def _ffmpeg_version() -> str:
 
 
 def main() -> None:
-    who, width, height, frames, crf, result = sys.argv[1:]
-    plan = plan_of_one_clip(int(width), int(height), int(frames), crf=int(crf))
+    who, width, height, frames, crf, preset, gop_s, result = sys.argv[1:]
+    plan = replace(plan_of_one_clip(int(width), int(height), int(frames), crf=int(crf)), preset=preset)
     with tempfile.TemporaryDirectory(prefix="stepreel-bench-") as folder:
-        _ENCODERS[who](plan, Path(folder))
+        _ENCODERS[who](plan, Path(folder), float(gop_s))
         found = {"frames": plan.clip_steps, "cpu_s": ended_children_cpu_s(), **_examine(Path(folder), plan)}
     Path(result).write_text(json.dumps(found))
 
 
-def _by_stepreel(plan: Plan, folder: Path) -> None:
+def _by_stepreel(plan: Plan, folder: Path, gop_s: float) -> None:
     from stepreel import DropPolicy, Recorder, RecorderConfig
     from stepreel.backends.gymnasium import GymnasiumBackend
 
@@ -95,6 +111,7 @@ def _by_stepreel(plan: Plan, folder: Path) -> None:
         codec="libx264",
         preset=plan.preset,
         crf=plan.crf,
+        gop_s=gop_s,
         queue_depth=8,
         drop_policy=DropPolicy.BLOCK,
         block_timeout_s=600,
@@ -105,10 +122,11 @@ def _by_stepreel(plan: Plan, folder: Path) -> None:
             recorder.step()
 
 
-def _by_ffmpeg(plan: Plan, folder: Path) -> None:
+def _by_ffmpeg(plan: Plan, folder: Path, gop_s: float) -> None:
     # What stepreel tells libx264 and the scaler, see `stepreel.encoders.codecs`: nothing held back inside, keyframes
-    # a frame closer than a second.
-    options = ("-tune", "zerolatency", "-bf", "0", "-g", str(plan.fps - 1), "-sws_flags", "area")
+    # a frame closer than `gop_s`.
+    distance = round(gop_s * plan.fps) - 1
+    options = ("-tune", "zerolatency", "-bf", "0", "-g", str(distance), "-sws_flags", "area")
     command = ffmpeg_command(find_ffmpeg(), plan, folder / "clip.mp4", options=options)
     with subprocess.Popen(command, stdin=subprocess.PIPE) as program:
         assert program.stdin

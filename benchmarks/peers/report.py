@@ -70,6 +70,7 @@ def write_report(found: Mapping[str, Any], docs: Path) -> None:
         streams=_streams(found["rows"].get("streams")),
         gpu=_gpu(gpu),
         gpu_ways=_gpu_ways(ways),
+        drawing=_drawing(_read("drawing_rate.json")),
         left_out=_left_out(comparison["keys"]),
         tolerance=cheap.get("tolerance", ""),
         cheap_table=_cheap_table(cheap),
@@ -207,11 +208,13 @@ def _encoder(found: Row | None) -> str:
     header = ("who encodes", "frames a CPU-second", "PSNR mean / worst [dB]", "kB a frame")
     curve = [
         (
+            f"`{one['preset']}`",
+            f"{one['gop_s']:g}",
             str(one["crf"]),
             f"{one['psnr_mean_db']:.2f} / {one['psnr_worst_db']:.2f}",
             f"{one['nbytes'] / one['frames'] / 1e3:.1f}",
         )
-        for one in found["curve"]
+        for one in (*found["curve"], *found["slower"])
     ]
     low, high = found["ratio_spread"]
     ratio = f"Frames a CPU-second, ratio: {found['ratio']:.3f} ({low:.3f} to {high:.3f})."
@@ -220,8 +223,9 @@ def _encoder(found: Row | None) -> str:
         (
             f"{what} {ratio}",
             _table(header, lines, right=3),
-            "stepreel at other qualities, which the goals about PSNR are read from:",
-            _table(("CRF", "PSNR mean / worst [dB]", "kB a frame"), curve, right=3),
+            "stepreel at other qualities. The goals about PSNR are read from those with the first preset and keyframes "
+            "each second; the others show what a slower preset and rarer keyframes give:",
+            _table(("preset", "`gop_s` [s]", "CRF", "PSNR mean / worst [dB]", "kB a frame"), curve, right=4),
         )
     )
 
@@ -331,6 +335,17 @@ def _gpu_ways(ways: Row) -> str:
     header = ("worlds drawn", "`worker_device`", "renderer", "priority", "`render_duty`", "training's pauses")
     more = ("steps a second", "p99", "longest", "frames drawn meanwhile", "finished after [s]")
     return _table((*header, *more), lines, right=5)
+
+
+def _drawing(rates: Row) -> str:
+    if not rates:
+        return "Not measured. `python benchmarks/drawing_rate.py --json benchmarks/drawing_rate.json` does it."
+    told = f"{rates['date']}, {rates['machine']}; `{rates['command']}`."
+    lines = [
+        (str(run["drawn"]), str(run["processes"]), str(run["threads"]), f"{run['frames_per_s']:.1f}")
+        for run in rates["runs"]
+    ]
+    return f"{told}\n\n{_table(('worlds drawn', 'processes', 'threads of each', 'frames a second'), lines, right=4)}"
 
 
 def _read(name: str) -> dict[str, Any]:

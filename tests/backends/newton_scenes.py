@@ -142,8 +142,8 @@ def opened(backend: NewtonBackend) -> CaptureFormat:
 
 def captured(backend: NewtonBackend, slot: PoolSlot) -> Pixels:
     capture = backend.capture(REQUEST, slot)
-    assert isinstance(capture, Snapshot)
-    return slot.array(capture.nbytes).copy()
+    snapshot = capture if isinstance(capture, Snapshot) else capture.wait()
+    return slot.array(snapshot.nbytes).copy()
 
 
 def draw_in_worker(

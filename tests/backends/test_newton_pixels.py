@@ -243,7 +243,9 @@ def test_a_snapshot_shows_what_newtons_ray_tracer_sees_of_the_state_itself(slot:
     (picture,) = draw_here(opened(backend), captured(backend, slot))
     sensor = sensors.SensorCamera(model)
     depth = sensor.allocate_image_depth_forward(1, WIDTH, HEIGHT)
-    rays = sensors.SensorCamera.compute_camera_rays_pinhole(WIDTH, HEIGHT, camera_fov=math.radians(camera.fov))
+    rays = sensors.SensorCamera.compute_camera_rays_pinhole(
+        WIDTH, HEIGHT, camera_fov=math.radians(camera.fov), device=model.device
+    )
     eye = wp.array([[*camera.eye, *camera.rotation(2)]], dtype=wp.transformf, device=model.device)
     model.bvh_refit_shapes(state)
     sensor.update(state, eye, rays, forward_depth_image=depth)

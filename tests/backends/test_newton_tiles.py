@@ -36,6 +36,7 @@ from .newton_scenes import (
     center_of_change,
     draw_here,
     moved,
+    needs_cuda,
     opened,
     sphere,
     worlds_of,
@@ -190,6 +191,26 @@ def test_a_following_camera_is_relative_to_every_tiles_world(slot: PoolSlot, ren
     focal = height / 2 / math.tan(math.radians(45.0) / 2)
     # Half a metre to the left of what looks along -x is half a metre to the right in its picture.
     assert beside == pytest.approx((width / 2 + focal * 0.5 / 3.0, height / 2), abs=2)
+
+
+@needs_cuda
+def test_tiles_and_a_following_camera_of_a_cuda_model_are_those_of_the_same_model_on_the_cpu(slot: PoolSlot) -> None:
+    scene = newton.ModelBuilder()
+    scene.replicate(zoo(), 4)
+    snapshots, pictures = [], []
+    for device in ("cpu", "cuda:0"):
+        model = scene.finalize(device=device)
+        state = model.state()
+        bodies = moved(scene.finalize(device="cpu")).body_q.numpy()
+        state.body_q.assign(bodies)
+        x, y, z = bodies[0, :3].tolist()
+        camera = Camera(eye=(x + 5.0, y + 1.0, z + 2.0), lookat=(x, y, z))
+        backend = backend_of(model, state, eye=None, camera=lambda camera=camera: camera, tiles=(2, 2), renderer="warp")
+        capture_format = opened(backend)
+        snapshots.append(captured(backend, slot))
+        pictures += draw_here(capture_format, snapshots[-1])
+    assert np.array_equal(snapshots[0], snapshots[1])
+    assert np.array_equal(pictures[0], pictures[1])
 
 
 def test_cells_without_a_tile_stay_dark(slot: PoolSlot) -> None:
