@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -476,7 +476,12 @@ class Consumer:
                 seat.heard()
             seat.in_flight.append(handed)
             yield _encode(handed.frame)
-        for clip in list(seat.clips.values()):
+            # Before the frames of other clips, whose segments would be open at the same time.
+            yield from self._next_ends(seat, [seat.clips[handed.frame.clip_index]])
+        yield from self._next_ends(seat, list(seat.clips.values()))
+
+    def _next_ends(self, seat: Seat, clips: Iterable[ClipInWork]) -> Iterator[protocol.Command]:
+        for clip in clips:
             if clip.is_begun and clip.is_ended and not clip.is_end_sent and self._is_all_sent(seat, clip):
                 clip.is_end_sent = True
                 yield _end(clip)

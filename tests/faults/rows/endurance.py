@@ -13,8 +13,10 @@ from ..evidence import require
 from ..harness import Training, Try
 from ..matrix import row
 
-_NOISE_KIB = 6 * 1024
+_NOISE_KIB = 3 * 1024
 """More than an allocator's noise, less than keeping one of these pictures for each clip would take."""
+_MOST_MORE_OPEN = 8
+"""Descriptors: files of one clip and of the next, not of a dozen that wait to be closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ def check_flat(one: Try, found: dict[str, list[Sample]], indexed_kib: float) -> 
         for what in ("descriptors", "threads"):
             more = median(getattr(at, what) for at in late) - median(getattr(at, what) for at in early)
             require(more <= 2, f"the {name} has {more:g} more {what} in the end")
+        peak = max(at.descriptors for at in late) - median(at.descriptors for at in early)
+        require(peak <= _MOST_MORE_OPEN, f"the {name} had {peak:g} more descriptors at one moment")
 
 
 def _endure(
