@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_FIELDS = ("steps", "encoded", "dropped", "closed", "longest_ns", "is_open", "stop")
+_FIELDS = ("steps", "encoded", "dropped", "closed", "complete", "longest_ns", "is_open", "stop")
 
 
 class Progress:

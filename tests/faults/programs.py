@@ -89,6 +89,7 @@ class Desk:
     def _note_closed(self, clip: Clip) -> None:
         self.progress.set("closed", self.progress.get("closed") + 1)
         if clip.state is ClipState.COMPLETE:
+            self.progress.set("complete", self.progress.get("complete") + 1)
             self.diary.tell("complete", clip=clip.name)
 
 

@@ -37,8 +37,8 @@ def wait_for_drops(training: Training) -> None:
 
 def wait_for_clips(training: Training, count: int) -> None:
     """Wait until so many more clips are closed without loss."""
-    seen = len(training.diary.events("complete")) + count
-    training.wait_until(lambda: len(training.diary.events("complete")) >= seen, "the next clips were recorded")
+    seen = training.progress.get("complete") + count
+    training.wait_until(lambda: training.progress.get("complete") >= seen, "the next clips were recorded")
 
 
 def end(one: Try, training: Training) -> dict[str, Any]:

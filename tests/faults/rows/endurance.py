@@ -43,7 +43,7 @@ def sample(pid: int) -> Sample | None:
         return None
 
 
-def watch(training: Training) -> dict[str, list[Sample]]:
+def watch(training: Training, every_s: float) -> dict[str, list[Sample]]:
     """Sample training and worker until the training ends."""
     found: dict[str, list[Sample]] = {"training": [], "worker": []}
     training.wait_open()
@@ -53,7 +53,7 @@ def watch(training: Training) -> dict[str, list[Sample]]:
             one = sample(pid)
             if one and one.rss_kib:
                 found[name].append(one)
-        time.sleep(0.03)
+        time.sleep(every_s)
     return found
 
 
@@ -90,7 +90,7 @@ def _endure(
     """Record all of it; `frame_nbytes`: what a worker may keep in memory for each frame of an open segment."""
     settings = {"fps": 30, "drop_policy": "block", "block_timeout_s": 60.0, "queue_depth": 64, **config}
     training = one.start(config=settings, backend=backend, steps=steps, period_s=0.0, note_every=100)
-    found = watch(training)
+    found = watch(training, every_s=0.1 if one.long and steps > 10_000 else 0.03)
     training.end_well()
     one.nothing_runs()
     one.nothing_held(training)
