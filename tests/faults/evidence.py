@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -133,11 +134,12 @@ class ClipEvidence:
         return {step for video in videos for step in video.steps}
 
 
-_SESSION = ("session.json", "session-pace.json")
+_SESSION = re.compile(r"session(-rank\d+)?(\.json|\.jsonl|-pace\.json)")
+"""Files of the session itself."""
 
 
 def manifests(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if path.name not in _SESSION and path.is_file())
+    return sorted(path for path in folder.glob("*.json") if not _SESSION.fullmatch(path.name) and path.is_file())
 
 
 def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
@@ -260,8 +262,7 @@ def check_alive(folder: Path) -> list[ClipEvidence]:
 
 def left_overs(folder: Path) -> list[str]:
     """Names of files that are neither a clip's nor the session's."""
-    known = {"session.json", "session.jsonl"}
-    entries = {path.name for path in folder.iterdir()} - known
+    entries = {path.name for path in folder.iterdir() if not _SESSION.fullmatch(path.name)}
     return sorted(name for name in entries if not name.endswith((".mp4", ".json", ".snapshots.npz")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -118,4 +119,13 @@ def four_ranks(one: Try) -> int:
     names = sorted(path.name for path in one.folder.glob("*.mp4"))
     told = [any(f"rank{rank}" in name or f"rank-{rank}" in name for name in names) for rank in range(4)]
     require(all(told), f"the names don't tell the ranks: {names}")
+    for rank in range(4):
+        session = json.loads((one.folder / f"session-rank{rank}.json").read_text())
+        prefix = session["configuration"]["name_prefix"]
+        require(session["ended_at"] and prefix.endswith(f"-rank{rank}"), f"the session of rank {rank}: {session}")
+        pace = json.loads((one.folder / f"session-rank{rank}-pace.json").read_text())
+        require(pace["samples"][-1][1] == 40, f"the pace of rank {rank}: {pace}")
+        events = [json.loads(line) for line in (one.folder / f"session-rank{rank}.jsonl").read_text().splitlines()]
+        opened = [event["clip"] for event in events if event["event"] == "clip.opened"]
+        require(len(opened) == 1 and f"-rank{rank}-" in opened[0], f"the log of rank {rank} tells of {opened}")
     return 0
