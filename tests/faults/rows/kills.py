@@ -19,7 +19,7 @@ _IN_HAND = 2
 
 def settings(one: Try) -> dict[str, Any]:
     """Either many clips of short segments, so that something is always being closed, or one long segment."""
-    short = {"video_length": 25, "video_interval": 25, "segment_s": 0.1}
+    short = {"video_length": 25, "video_interval": 25, "segment_s": 0.1, "worker_count": one.random.choice([1, 2])}
     long = {"video_length": 100_000, "video_interval": 0, "gop_s": one.random.choice([0.2, 1.0])}
     return {"fps": FPS, **one.random.choice([short, long])}
 
