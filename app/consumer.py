@@ -214,6 +214,9 @@ class Consumer:
                 if seat.process:
                     seat.process.kill()
             await self._end_workers()
+            self._doorbell.ring()  # An interruption may have come between news and its ring.
+            while self._producer.news and not self._crash:
+                await self._progress.wait()
             if self._crash:
                 self._settle_without_workers()
                 return
@@ -276,7 +279,7 @@ class Consumer:
             case StreamRenewed():
                 self._renew_source(news)
             case ClipOpened(account=account):
-                await self._open_clip(account)
+                await self._open_untold(account)  # Whoever closes may have opened it before the news was heard.
             case ClipEnded(account=account):
                 await self._end_clip(account)
             case ClipJudged(account=account):

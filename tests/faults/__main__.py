@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ def main() -> int:
         for one in ROWS.values():
             print(f"{one.name}: {one.promise}")
         return 0
+    # A background job of a shell is told to ignore Ctrl-C, and so would be what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     keep_mounts_private()
     chosen = [ROWS[name] for name in arguments.row or ROWS]
     seeds = arguments.seed or _draw_seeds(arguments.seeds, arguments.first_seed)
