@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -215,6 +215,9 @@ class Consumer:
                 if seat.process:
                     seat.process.kill()
             await self._end_workers()
+            self._doorbell.ring()  # An interruption may have come between news and its ring.
+            while self._producer.news and not self._crash:
+                await self._progress.wait()
             if self._crash:
                 self._settle_without_workers()
                 return
@@ -277,7 +280,7 @@ class Consumer:
             case StreamRenewed():
                 self._renew_source(news)
             case ClipOpened(account=account):
-                await self._open_clip(account)
+                await self._open_untold(account)  # Whoever closes may have opened it before the news was heard.
             case ClipEnded(account=account):
                 await self._end_clip(account)
             case ClipJudged(account=account):
@@ -477,7 +480,12 @@ class Consumer:
                 seat.heard()
             seat.in_flight.append(handed)
             yield _encode(handed.frame)
-        for clip in list(seat.clips.values()):
+            # Before the frames of other clips, whose segments would be open at the same time.
+            yield from self._next_ends(seat, [seat.clips[handed.frame.clip_index]])
+        yield from self._next_ends(seat, list(seat.clips.values()))
+
+    def _next_ends(self, seat: Seat, clips: Iterable[ClipInWork]) -> Iterator[protocol.Command]:
+        for clip in clips:
             if clip.is_begun and clip.is_ended and not clip.is_end_sent and self._is_all_sent(seat, clip):
                 clip.is_end_sent = True
                 yield _end(clip)

@@ -1,4 +1,7 @@
-"""How fast a run steps: `session-pace.json`, the step count at moments some time apart."""
+"""How fast a run steps: `session-pace.json`, the step count at moments some time apart.
+
+A rank of several, which a launcher started, has a `session-rank<R>-pace.json` of its own.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class PaceKeeper:
     """
 
     def __init__(self, folder: Path, count_steps: Callable[[], int], log: SessionLog) -> None:
-        self._path = folder / PACE_FILE
+        self._path = folder / pace_file(log.stem)
         self._count_steps = count_steps
         self._log = log
         self._started_at = now_iso()
@@ -102,13 +105,18 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-def read_pace(folder: Path) -> Pace | None:
+def pace_file(stem: str) -> str:
+    """Return the name of the file that belongs to the session whose files are called `stem`."""
+    return f"{stem}-pace.json"
+
+
+def read_pace(folder: Path, name: str = PACE_FILE) -> Pace | None:
     """Return the pace of the latest run in a folder, or None where there is none.
 
     Raises:
         OutputError: the file is damaged, or not stepreel's.
     """
-    path = folder / PACE_FILE
+    path = folder / name
     try:
         with open_ordinary(path) as file:
             data = file.read(_MOST_NBYTES + 1)

@@ -21,13 +21,14 @@ from .config import DropPolicy, RecorderConfig, RenderTime
 from .consumer import Consumer, populated_nbytes
 from .doorbell import Doorbell
 from .encoders.folder_lock import FolderLock
+from .encoders.session_files import session_stem
 from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError, RecordingError
 from .frame_pool import FramePool
 from .ledger import Ledger
 from .producer import Producer
 from .records import Hooks
 from .scheduling.frame_queue import FrameQueue
-from .session import SessionLog, now_iso, write_session
+from .session import SessionLog, launched_rank, now_iso, write_session
 from .statistics import Statistics, Summary
 from .stream import open_streams
 
@@ -68,7 +69,8 @@ class AsyncRecorder:
         on_clip_closed: ClipHook | None = None,
         on_segment_closed: SegmentHook | None = None,
     ) -> None:
-        self.config = config = _with_rank(config)
+        rank = launched_rank()
+        self.config = config = _with_rank(config, rank)
         self._folder = Path(os.path.abspath(config.output_dir))  # The training may change its working directory.
         _check_folder(self._folder)
         self._streams = open_streams(config, backend)
@@ -83,7 +85,7 @@ class AsyncRecorder:
         self.queue = FrameQueue(depth=config.queue_depth, nbytes=config.queue_bytes, policy=config.drop_policy)
         self._ledger = Ledger(self._folder)
         self._doorbell = Doorbell()
-        self._log = SessionLog(self._folder)
+        self._log = SessionLog(self._folder, session_stem(rank))
         self.producer = Producer(
             config,
             self._streams,
@@ -337,7 +339,7 @@ class AsyncRecorder:
             **facts,
         }
         try:
-            await anyio.to_thread.run_sync(write_session, self._folder, session)
+            await anyio.to_thread.run_sync(write_session, self._folder / f"{self._log.stem}.json", session)
             await anyio.to_thread.run_sync(self._log.write_lines)
         except OSError as exc:
             self._log.warning("session.not_written", error=str(exc))
@@ -359,12 +361,9 @@ def _let_go(doorbell: Doorbell, pool: FramePool, lock: FolderLock) -> None:
     lock.release()
 
 
-def _with_rank(config: RecorderConfig) -> RecorderConfig:
-    """Tell the clips of several ranks apart, which a launcher such as torchrun starts with `RANK` and `WORLD_SIZE`."""
-    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    if not (rank.isdecimal() and world_size.isdecimal() and int(world_size) > 1):
-        return config
-    return replace(config, name_prefix=f"{config.name_prefix}-rank{int(rank)}")
+def _with_rank(config: RecorderConfig, rank: int | None) -> RecorderConfig:
+    """Tell the clips of several ranks apart."""
+    return config if rank is None else replace(config, name_prefix=f"{config.name_prefix}-rank{rank}")
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""The session's records: `session.json`, and structured log events for `session.jsonl` and the caller."""
+"""The session's records: `session.json`, and structured log events for `session.jsonl` and the caller.
+
+A rank of several, which a launcher started, has `session-rank<R>.json` and `session-rank<R>.jsonl` of its own.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,17 @@ class SessionLog:
 
     An event goes to the caller's structlog configuration at once, and as a line of JSON to `session.jsonl` with
     the next `write_lines`, which does the I/O and may be called on another thread.
+
+    Args:
+        folder: Output folder.
+        stem: What the session's files are called.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stem: str = "session") -> None:
         import structlog  # Takes a third of the time that importing stepreel may take.
 
-        self._path = folder / "session.jsonl"
+        self.stem = stem
+        self._path = folder / f"{stem}.jsonl"
         self._events: deque[dict[str, Any]] = deque()
         self.appended = Pulse()
         """Beats when `write_lines` has something to write."""
@@ -95,17 +103,24 @@ class SessionLog:
         self.appended.beat()
 
 
-def write_session(folder: Path, facts: Mapping[str, Any]) -> None:
+def launched_rank() -> int | None:
+    """Return the number among several ranks that a launcher such as torchrun started, or None where there is one."""
+    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    is_one_of_several = rank.isdecimal() and world_size.isdecimal() and int(world_size) > 1
+    return int(rank) if is_one_of_several else None
+
+
+def write_session(path: Path, facts: Mapping[str, Any]) -> None:
     """Replace `session.json` by `facts` and a description of the machine. Blocks, on files and subprocesses.
 
     Raises:
         OSError: the file can't be written.
     """
-    part = folder / f".session.json.{os.getpid()}"
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         text = json.dumps({**facts, "host": _describe_host()}, indent=1, default=str)
         part.write_text(text + "\n", encoding="utf-8")
-        part.replace(folder / "session.json")
+        part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
         raise

@@ -39,6 +39,7 @@ from stepreel.encoders.folder_lock import LOCK_FILE
 from stepreel.encoders.recovery import recover
 from stepreel.ledger import ClipAccount, Ledger
 
+from .interruptions import Interruption
 from .recordings import check_clip, is_balanced, manifest_of, poll_until, shown_steps
 
 
@@ -730,3 +731,20 @@ def test_what_is_being_recorded_is_not_mended(output_dir: Path) -> None:
     assert clip.frames.encoded == 20
     assert not (output_dir / LOCK_FILE).exists()
     assert not recover(output_dir).is_recording
+
+
+def test_closing_that_is_interrupted_opens_each_clip_once(tmp_path: Path) -> None:
+    for place in range(60, 100, 4):
+        folder = tmp_path / str(place)
+        config = RecorderConfig(output_dir=folder, video_length=4, video_interval=4, queue_depth=2)
+        recorder = Recorder(config, SyntheticBackend(width=64, height=48, snapshot=True, render_delay_s=0.003))
+        recorder.__enter__()
+        for _ in range(10):
+            recorder.step()
+        Interruption(place).run(recorder.close)
+        recorder.close()
+        names = [clip.name for clip in recorder.summary().clips]
+        assert names == [f"rl-video-step-{step}" for step in (0, 4, 8)]
+        assert sorted(path.stem for path in folder.glob("rl-video-*.json")) == names
+        for clip in recorder.summary().clips:
+            check_clip(folder, clip)

@@ -231,8 +231,12 @@ def read_step(pixels: NDArray[Any]) -> int:
     block, columns, rows = _layout(pixels.shape[1])
     if pixels.shape[0] < rows * block:
         raise ValueError(f"a picture of shape {list(pixels.shape)} is too small to show a step")
-    strip = pixels[: rows * block].reshape(rows * block, pixels.shape[1], -1)
-    bits = [strip[_middle(bit // columns, block), _middle(bit % columns, block)].mean() > 127.5 for bit in range(_BITS)]
+    strip = pixels[: rows * block].reshape(rows * block, pixels.shape[1], -1)[:, : columns * block]
+    if strip.shape[1] < columns * block:  # An odd width: the last block lacks a column.
+        strip = np.concatenate([strip, strip[:, -1:]], axis=1)
+    inner = slice(block // 4, block - block // 4)  # The pixels of a block that compression blurs least.
+    blocks = strip.reshape(rows, block, columns, block, -1)[:, inner, :, inner]
+    bits = blocks.mean(axis=(1, 3, 4)).ravel()[:_BITS] > 127.5
     data = np.packbits(bits).tobytes()
     if data[4] != _checksum(data[:4]):
         raise ValueError(f"no step to be read: the blocks say {data[:4].hex()} with the checksum {data[4]:02x}")
@@ -245,11 +249,6 @@ def _layout(width: int) -> tuple[int, int, int]:
     block = max(_MIN_BLOCK, even // _BITS)
     columns = max(1, even // block)
     return block, min(columns, _BITS), -(-_BITS // columns)
-
-
-def _middle(place: int, block: int) -> slice:
-    """Return the pixels of a block that compression blurs least."""
-    return slice(place * block + block // 4, (place + 1) * block - block // 4)
 
 
 def _checksum(data: bytes) -> int:

@@ -19,9 +19,10 @@ from ..clip import Clip, ClipState, FrameCounts, Segment, SnapshotFile, steps_in
 from ..errors import OutputError
 from .codecs import FROM_VIDEO_COLORS
 from .files import PART_SUFFIX
-from .manifest import MAX_STEPS, RECORDS, is_file_of, read_manifest
+from .manifest import MAX_STEPS, is_file_of, read_manifest
 from .segment_reader import SegmentReader, open_segment
 from .segment_writer import SegmentLabel
+from .session_files import is_record
 from .snapshot_file import SnapshotReader
 
 MP4_SUFFIXES = (".mp4", ".mp4" + PART_SUFFIX)
@@ -219,7 +220,7 @@ def _inspect_file(path: Path) -> Inspection:
 def _inspect_folder(folder: Path) -> Inspection:
     entries = _list(folder)
     names = [entry.removesuffix(".json") for entry in entries if entry.endswith(".json")]
-    parts = [_inspect_manifest(folder / f"{name}.json", entries) for name in names if name not in RECORDS]
+    parts = [_inspect_manifest(folder / f"{name}.json", entries) for name in names if not is_record(name)]
     orphans = [
         entry
         for entry in entries

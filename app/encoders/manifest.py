@@ -17,6 +17,7 @@ from ..clip import Clip, ClipState, DropCause, FrameCounts, Ranges, Segment, Sna
 from ..config import check_name
 from ..errors import OutputError
 from .files import PART_SUFFIX, open_ordinary, sync_folder, write_whole
+from .session_files import is_record
 from .snapshot_file import SNAPSHOTS_SUFFIX
 
 SCHEMA = 1
@@ -28,8 +29,6 @@ _MOST_RANGES_BY_CAUSE = 100_000
 MAX_STEPS = 4_000_000
 """A manifest with more is damaged: this would be more than a day of video."""
 _MAX_WHOLE = 2**53
-RECORDS = ("session", "session-pace")
-"""What JSON files of the session itself are called, without suffix; no clip is."""
 
 
 def write_manifest(folder: Path, clip: Clip) -> None:
@@ -83,7 +82,7 @@ def reserve_name(folder: Path, name: str) -> str:
         entries = [entry for entry in os.listdir(folder) if entry.startswith(name)]
         for number in count(1):
             candidate = name if number == 1 else f"{name}-{number}"
-            taken = candidate in RECORDS or any(is_file_of(candidate, entry) for entry in entries)
+            taken = is_record(candidate) or any(is_file_of(candidate, entry) for entry in entries)
             if not taken and _make_empty(folder / f"{candidate}.json"):
                 return candidate
     except OSError as exc:

@@ -17,10 +17,11 @@ from ..clip import Clip, ClipState, Segment, SnapshotFile
 from ..errors import EncodeError, OutputError
 from .files import PART_SUFFIX, open_ordinary
 from .folder_lock import LOCK_FILE, FolderLock
-from .manifest import RECORDS, read_manifest, write_manifest
+from .manifest import read_manifest, write_manifest
 from .mending import ClipReview, Plan, UnmendableError, clip_of_snapshots, with_snapshots
 from .salvage import salvage
 from .segment_reader import open_segment
+from .session_files import is_record, is_session_file, session_stems
 from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, measure_snapshots, salvage_snapshots
 
 _ORPHAN_S = 3.0
@@ -28,7 +29,7 @@ _ORPHAN_S = 3.0
 _QUIET_S = 600.0
 """Where a file system has no locks, a folder in which nothing changed for so long is recorded into by nobody."""
 _MAX_SESSION_BYTES = 2**20
-_TEMPORARY = re.compile(r"\.session\.json\.\d+|\.stepreel-\d+", re.ASCII)
+_TEMPORARY = re.compile(r"\.session(-rank\d+)?(-pace)?\.json\.\d+|\.stepreel-\d+", re.ASCII)
 """What a recorder that was killed while it opened its folder leaves there."""
 _CLIP = re.compile(r".+-(step|episode)-\d+(-\d+)?", re.ASCII | re.DOTALL)
 _SEGMENT = re.compile(r"(?P<stem>.+?)(?P<number>\.\d{3,9})?\.mp4(\.part)?", re.ASCII | re.DOTALL)
@@ -149,7 +150,7 @@ class _FolderMending:
         clips: dict[str, list[str]] = {
             entry.removesuffix(".json"): []
             for entry in self._entries
-            if entry.endswith(".json") and entry.removesuffix(".json") not in (*RECORDS, "")
+            if entry.endswith(".json") and entry != ".json" and not is_record(entry.removesuffix(".json"))
         }
         for entry in self._entries:
             match = _SEGMENT.fullmatch(entry)
@@ -161,6 +162,13 @@ class _FolderMending:
                     clips.setdefault(owner, []).append(entry)
         return clips
 
+    def _is_clip_name(self, name: str) -> bool:
+        """Return whether a recorder of this folder calls its clips so: an empty file may be anybody's."""
+        if _CLIP.fullmatch(name):
+            return any(is_session_file(entry) for entry in self._entries)
+        prefixes = (_name_prefix(self._folder / f"{stem}.json") for stem in session_stems(self._entries))
+        return any(prefix is not None and name.startswith(f"{prefix}-") for prefix in prefixes)
+
     def _labelled_owner(self, entry: str, names: list[str]) -> str | None:
         try:
             with open_segment(self._folder / entry) as reader:
@@ -171,7 +179,7 @@ class _FolderMending:
     def _mend(self, name: str, files: list[str]) -> None:
         manifest, is_stale = self._manifest(name, files)
         if manifest is None and not files:
-            if is_stale and _is_clip_name(name, self._folder) and not self._snapshots_of(name):
+            if is_stale and self._is_clip_name(name) and not self._snapshots_of(name):
                 self._remove_leftover(f"{name}.json")  # The name was reserved, and nothing came after.
             return
         draft = f"{name}.json{PART_SUFFIX}"
@@ -292,16 +300,14 @@ def _is_blank(path: Path) -> bool:
         return False
 
 
-def _is_clip_name(name: str, folder: Path) -> bool:
-    """Return whether a recorder of this folder calls its clips so: an empty file may be anybody's."""
-    if _CLIP.fullmatch(name):
-        return os.path.lexists(folder / "session.jsonl") or os.path.lexists(folder / "session.json")
+def _name_prefix(session: Path) -> str | None:
+    """Return what the clips of a session are called after, or None where its file does not say."""
     try:
-        with open_ordinary(folder / "session.json") as file:
+        with open_ordinary(session) as file:
             prefix = json.loads(file.read(_MAX_SESSION_BYTES))["configuration"]["name_prefix"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return isinstance(prefix, str) and name.startswith(f"{prefix}-")
+        return None
+    return prefix if isinstance(prefix, str) else None
 
 
 def _perform(folder: Path, plan: Plan) -> Clip | None:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +45,8 @@ _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _SIZES_FOLLOW = 0x08
 """Flag of a member whose header was not filled in."""
+# `zipfile` calls what is encrypted, or of another version than it knows, a `RuntimeError`.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +158,7 @@ class SnapshotReader:
             self._members = {one.filename: one for one in self._zip.infolist()}
             self.about = _about_from_json(str(self._read("about", _MOST_ABOUT_NBYTES)[()]))
             self.steps = sorted(_steps_of(self._members))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile, OutputError) as exc:
+        except (*_DAMAGED, OutputError) as exc:
             self._file.close()
             raise OutputError(f"{path} is no file of snapshots: {_line(exc)}") from exc
 
@@ -189,7 +192,7 @@ class SnapshotReader:
     def _array(self, member: str) -> NDArray[Any]:
         try:
             return self._read(member.removesuffix(".npy"), _MOST_NBYTES)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        except _DAMAGED as exc:
             raise OutputError(f"{self._path}: {member} is damaged: {_line(exc)}") from exc
 
     def _read(self, name: str, most_nbytes: int) -> NDArray[Any]:
@@ -266,7 +269,10 @@ def _parse_array(data: bytes) -> NDArray[Any]:
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read_header is None:
         raise ValueError(f"NPY format {version} is not known")
-    shape, is_fortran, dtype = read_header(file)
+    try:
+        shape, is_fortran, dtype = read_header(file)
+    except (SyntaxError, tokenize.TokenError, MemoryError) as exc:  # A header of brackets that nobody closes.
+        raise ValueError(f"its NPY header is damaged: {_line(exc)}") from exc
     if dtype.hasobject:
         raise ValueError("it holds objects")
     count = int(np.prod([int(side) for side in shape], dtype=object)) if shape else 1

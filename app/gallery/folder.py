@@ -16,9 +16,10 @@ from typing import Any
 from ..clip import Clip, ClipState
 from ..encoders.files import open_ordinary
 from ..encoders.folder_lock import is_recorded_into
-from ..encoders.manifest import RECORDS, is_file_of, read_manifest
+from ..encoders.manifest import is_file_of, read_manifest
+from ..encoders.session_files import is_record, session_stem, session_stems
 from ..errors import OutputError
-from ..pace import Pace, read_pace
+from ..pace import Pace, pace_file, read_pace
 
 MOST_CLIPS = 5000
 """Clips of one page; of more, the latest."""
@@ -27,6 +28,8 @@ _MOST_MANIFESTS_NBYTES = 128 * 2**20
 _MOST_RECORD_NBYTES = 2**20
 """Of `session.json` as a whole, and of the end of `session.jsonl`."""
 _MOST_WARNINGS = 200
+_MOST_RANKS = 64
+"""Whose logs are read."""
 _MOST_DEPTH = 32
 _MOST_LINES = 100
 """Of what can't be read."""
@@ -73,9 +76,9 @@ class Shelf:
     unlisted: int
     """Videos that no manifest here speaks of."""
     session: Mapping[str, Any] = field(default_factory=dict)
-    """`session.json`, as it is."""
+    """`session.json` of the latest run, as it is; of several ranks, that of the first."""
     warnings: tuple[Mapping[str, Any], ...] = ()
-    """The last warnings of the log, the latest first."""
+    """The last warnings of the log, or of all ranks' logs, the latest first."""
     pace: Pace | None = None
     is_recording: bool = False
     """Whether a recorder has the folder open now."""
@@ -140,7 +143,8 @@ class FolderReader:
         clips, problems = self._read_clips(kept, entries)
         owned = {file for one in clips for file in (*one.files, one.part)}
         unlisted = [entry for entry in entries if _is_video(entry) and entry not in owned]
-        session = self._collect(problems, self._read_session) or {}
+        stems = _latest_sessions(entries)
+        session = self._collect(problems, lambda: self._read_session(stems[0])) or {}
         started_s = seconds_of(session.get("started_at")) or 0.0
         clips.sort(key=lambda one: (one.changed_s >= started_s - 1, one.clip.start_step, one.clip.name), reverse=True)
         return Shelf(
@@ -149,8 +153,8 @@ class FolderReader:
             left_out=len(names) - len(kept),
             unlisted=len(unlisted),
             session=session,
-            warnings=self._collect(problems, self._read_warnings) or (),
-            pace=self._collect(problems, lambda: read_pace(self._folder)),
+            warnings=self._collect(problems, lambda: self._read_warnings(stems)) or (),
+            pace=self._collect(problems, lambda: read_pace(self._folder, pace_file(stems[0]))),
             is_recording=is_recorded_into(self._folder),
             unreadable=_shorten(problems),
         )
@@ -205,29 +209,49 @@ class FolderReader:
             problems.append(str(exc).replace(f"{self._folder}{os.sep}", "", 1))
             return None
 
-    def _read_session(self) -> dict[str, Any]:
-        path = self._folder / "session.json"
+    def _read_session(self, stem: str) -> dict[str, Any]:
+        path = self._folder / f"{stem}.json"
         found = _load(_read_end(path, whole=True) or b"{}", path)
         if not isinstance(found, dict):
             raise OutputError(f"{path} is no object")
         return found
 
-    def _read_warnings(self) -> tuple[Mapping[str, Any], ...]:
-        lines = (_read_end(self._folder / "session.jsonl", whole=False) or b"").splitlines()
-        latest: deque[Mapping[str, Any]] = deque(maxlen=_MOST_WARNINGS)
-        for line in lines:
-            if b'"warning"' in line or b'"error"' in line:
-                try:
-                    event = _load(line, self._folder / "session.jsonl")
-                except OutputError:
-                    continue  # The first line may be cut, and the last one not be whole yet.
-                if isinstance(event, dict) and event.get("level") in ("warning", "error"):
-                    latest.append(event)
-        return tuple(reversed(latest))
+    def _read_warnings(self, stems: list[str]) -> tuple[Mapping[str, Any], ...]:
+        logs = [_warnings_of(self._folder / f"{stem}.jsonl") for stem in stems[:_MOST_RANKS]]
+        if len(logs) == 1:
+            return tuple(logs[0])
+        merged = sorted((event for log in logs for event in log), key=_moment, reverse=True)
+        return tuple(merged[:_MOST_WARNINGS])
+
+
+def _latest_sessions(entries: Mapping[str, os.stat_result]) -> list[str]:
+    """Return what the files of the latest run are called; of each of its ranks, the first one first."""
+    alone, stems = session_stem(None), session_stems(entries)
+    ranks = [stem for stem in stems if stem != alone]
+    latest = max(stems, key=lambda stem: entries[f"{stem}.json"].st_mtime_ns, default=alone)
+    return [alone] if latest == alone else ranks
+
+
+def _warnings_of(log: Path) -> list[Mapping[str, Any]]:
+    """Return the last warnings of a log, the latest first."""
+    latest: deque[Mapping[str, Any]] = deque(maxlen=_MOST_WARNINGS)
+    for line in (_read_end(log, whole=False) or b"").splitlines():
+        if b'"warning"' in line or b'"error"' in line:
+            try:
+                event = _load(line, log)
+            except OutputError:
+                continue  # The first line may be cut, and the last one not be whole yet.
+            if isinstance(event, dict) and event.get("level") in ("warning", "error"):
+                latest.append(event)
+    return list(reversed(latest))
+
+
+def _moment(event: Mapping[str, Any]) -> float:
+    return seconds_of(event.get("timestamp")) or 0.0
 
 
 def _is_manifest(entry: str, found: os.stat_result) -> bool:
-    is_json = entry.endswith(".json") and not entry.startswith(".") and entry.removesuffix(".json") not in RECORDS
+    is_json = entry.endswith(".json") and not entry.startswith(".") and not is_record(entry.removesuffix(".json"))
     # An empty one is a name that was reserved a moment ago.
     return is_json and found.st_size > 0 and not stat.S_ISDIR(found.st_mode)
 

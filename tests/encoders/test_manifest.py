@@ -222,6 +222,11 @@ def test_a_name_with_any_file_gets_a_number(tmp_path: Path, suffix: str) -> None
     assert reserve_name(tmp_path, "run-step-0") == "run-step-0-3"
 
 
+@pytest.mark.parametrize("record", ["session", "session-pace", "session-rank3", "session-rank3-pace"])
+def test_the_names_of_a_session_are_no_names_of_clips(tmp_path: Path, record: str) -> None:
+    assert reserve_name(tmp_path, record) == f"{record}-2"
+
+
 def test_a_longer_name_does_not_take_a_shorter_one(tmp_path: Path) -> None:
     for file in ("run-step-01.mp4", "run-step-0.txt", "run-step-0.mp4.bak", "run-step-0.1.mp4"):
         (tmp_path / file).touch()

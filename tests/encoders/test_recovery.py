@@ -277,11 +277,20 @@ def test_a_name_that_was_only_reserved_is_free_again(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["notes.json", "notes.json.part", "other.json.part", "session.json"]
 
 
+def test_a_name_that_any_rank_reserved_is_free_again(tmp_path: Path) -> None:
+    for rank in range(2):
+        session = tmp_path / f"session-rank{rank}.json"
+        session.write_text(json.dumps({"configuration": {"name_prefix": f"run-rank{rank}"}}))
+    names = [reserve_name(tmp_path, f"run-rank{rank}-by-hand") for rank in range(3)]
+    assert recover_twice(tmp_path).removed == tuple(f"{name}.json" for name in names[:2])
+
+
 def test_what_a_killed_recorder_leaves_of_other_files_is_removed(tmp_path: Path) -> None:
-    for name in (".session.json.123", ".stepreel-456", ".stepreel.lock"):
+    drafts = [".session-pace.json.123", ".session-rank2-pace.json.5", ".session-rank2.json.5", ".session.json.123"]
+    for name in (*drafts, ".stepreel-456", ".stepreel.lock"):
         (tmp_path / name).touch()
     (tmp_path / ".mine").touch()
-    assert recover_whole(tmp_path).removed == (".session.json.123", ".stepreel-456")
+    assert recover_whole(tmp_path).removed == (*drafts, ".stepreel-456")
     assert os.listdir(tmp_path) == [".mine"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -32,10 +33,18 @@ def main() -> int:
         for one in ROWS.values():
             print(f"{one.name}: {one.promise}")
         return 0
+    # A background job of a shell is told to ignore Ctrl-C, and so would be what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     keep_mounts_private()
     chosen = [ROWS[name] for name in arguments.row or ROWS]
     seeds = arguments.seed or _draw_seeds(arguments.seeds, arguments.first_seed)
-    tries = [(one, seed) for one in chosen for seed in seeds[: one.tries if not arguments.seed else None]]
+    # A try of each row in turn: those that wait go together with those that compute.
+    tries = [
+        (one, seed)
+        for nth, seed in enumerate(seeds)
+        for one in chosen
+        if arguments.seed or one.tries is None or nth < one.tries
+    ]
     # The long ones first, so that none runs alone at the end.
     tries.sort(key=lambda pair: not pair[0].slow)
     found: list[Tried] = []
@@ -56,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, help="where the seeds are drawn from; random where not given")
     parser.add_argument("--row", action="append", choices=ROWS, metavar="NAME", help="this row only; may be repeated")
     parser.add_argument("--seed", type=int, action="append", help="this seed only, to repeat a try")
-    parser.add_argument("--at-once", type=int, default=3, help="tries at a time (3)")
+    parser.add_argument("--at-once", type=int, default=4, help="tries at a time (4)")
     parser.add_argument("--short", action="store_true", help="endure less: 150 clips, and 5,000 frames")
     parser.add_argument("--no-skips", action="store_true", help="count a row that can't be tried here as broken")
     parser.add_argument("--verbose", action="store_true", help="tell of each try")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_FIELDS = ("steps", "encoded", "dropped", "closed", "longest_ns", "is_open", "stop")
+_FIELDS = ("steps", "encoded", "dropped", "closed", "complete", "longest_ns", "is_open", "stop")
 
 
 class Progress:
@@ -36,15 +36,23 @@ class Diary:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
+        self._unwritten = b""
 
     def tell(self, event: str, **facts: Any) -> None:
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            line = json.dumps({"event": event, **facts}, default=str).encode() + b"\n"
-            while line:
-                line = line[_write(fd, line) :]
-        finally:
-            os.close(fd)
+        """Write it down; while a limit on the size of files is the fault of the day, later, and keep nobody waiting."""
+        line = json.dumps({"event": event, **facts}, default=str).encode() + b"\n"
+        with self._lock:
+            self._unwritten += line
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                while self._unwritten:
+                    self._unwritten = self._unwritten[os.write(fd, self._unwritten) :]
+            except OSError as exc:
+                if exc.errno != errno.EFBIG:
+                    raise
+            finally:
+                os.close(fd)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         if not self._path.exists():
@@ -52,17 +60,6 @@ class Diary:
         whole = self._path.read_text().rpartition("\n")[0]
         found = [json.loads(line) for line in whole.splitlines()]
         return [one for one in found if one["event"] == event]
-
-
-def _write(fd: int, data: bytes) -> int:
-    """Write what there is room for; nothing while a limit on the size of files is the fault of the day."""
-    try:
-        return os.write(fd, data)
-    except OSError as exc:
-        if exc.errno != errno.EFBIG:
-            raise
-        time.sleep(0.01)
-        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

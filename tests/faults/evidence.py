@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from stepreel.backends.synthetic import read_step
 
@@ -65,14 +67,17 @@ def _decode(data: bytes, name: str, every: int) -> Video:
                 fps=Fraction(label["fps"]),
                 end_s=Fraction(end) * (stream.time_base or 1),
             )
+            # A frame of the video takes so much of the stream's time; whole numbers, for clips of very many.
+            tick = (stream.time_base or 1) * video.fps
             container.seek(0)
             stream.codec_context.thread_count = 1
             for number, frame in enumerate(container.decode(stream)):
-                place = (frame.pts or 0) * (frame.time_base or 1) * video.fps
-                step = video.start_step + round(place) * video.stride
-                require(abs(place - round(place)) < Fraction(1, 1000), f"{name}: a frame lies between two steps")
+                require(frame.time_base == stream.time_base, f"{name}: a frame has a time of its own")
+                place, beside = divmod((frame.pts or 0) * tick.numerator, tick.denominator)
+                require(not beside, f"{name}: a frame lies between two steps")
+                step = video.start_step + place * video.stride
                 if number % every == 0:
-                    shown = read_step(frame.to_ndarray(format="rgb24"))
+                    shown = read_step(_luma(frame))
                     require(shown == step, f"{name}: shows step {shown} at the time of step {step}")
                 video.steps.append(step)
     except (av.FFmpegError, KeyError, ValueError) as exc:
@@ -80,6 +85,12 @@ def _decode(data: bytes, name: str, every: int) -> Video:
     require(len(video.steps) == len(packets), f"{name}: {len(packets)} packets, {len(video.steps)} frames")
     require(video.steps == sorted(set(video.steps)), f"{name}: steps out of order")
     return video
+
+
+def _luma(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Return the brightness of a decoded picture, without converting it: shape `[height, width]`."""
+    plane = frame.planes[0]
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _end_of_fragments(data: bytes) -> tuple[int, set[bytes]]:
@@ -123,11 +134,12 @@ class ClipEvidence:
         return {step for video in videos for step in video.steps}
 
 
-_SESSION = ("session.json", "session-pace.json")
+_SESSION = re.compile(r"session(-rank\d+)?(\.json|\.jsonl|-pace\.json)")
+"""Files of the session itself."""
 
 
 def manifests(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if path.name not in _SESSION and path.is_file())
+    return sorted(path for path in folder.glob("*.json") if not _SESSION.fullmatch(path.name) and path.is_file())
 
 
 def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
@@ -250,8 +262,7 @@ def check_alive(folder: Path) -> list[ClipEvidence]:
 
 def left_overs(folder: Path) -> list[str]:
     """Names of files that are neither a clip's nor the session's."""
-    known = {"session.json", "session.jsonl"}
-    entries = {path.name for path in folder.iterdir()} - known
+    entries = {path.name for path in folder.iterdir() if not _SESSION.fullmatch(path.name)}
     return sorted(name for name in entries if not name.endswith((".mp4", ".json", ".snapshots.npz")))
 
 

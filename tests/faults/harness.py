@@ -197,7 +197,7 @@ class Try:
             if time.monotonic() > deadline:
                 left = [f"{pid} {_read_proc(pid, 'cmdline')[:200]!r}" for pid in self.processes()]
                 raise evidence.Broken(f"still running {within_s:g} s later: {left}")
-            time.sleep(0.01)
+            time.sleep(0.02)
 
     def nothing_held(self, training: Training) -> None:
         """The program itself holds, after closing its recorder, what it held before."""

@@ -89,6 +89,7 @@ class Desk:
     def _note_closed(self, clip: Clip) -> None:
         self.progress.set("closed", self.progress.get("closed") + 1)
         if clip.state is ClipState.COMPLETE:
+            self.progress.set("complete", self.progress.get("complete") + 1)
             self.diary.tell("complete", clip=clip.name)
 
 
@@ -257,13 +258,13 @@ def _load(number: int) -> int:
 
 
 @program
-def many_processes(desk: Desk, *, method: str, steps: int) -> None:
+def many_processes(desk: Desk, *, method: str, steps: int, step_of_start: int) -> None:
     """Starts other processes in the middle of a recording, in one of the ways that training programs do."""
     recorder = desk.recorder({"video_length": 30, "video_interval": 30, "fps": 30})
     readers: list[int] = []
     with recorder:
         desk.opened()
-        desk.train(recorder, steps // 2)
+        desk.train(recorder, step_of_start)
         if method == "os_fork":
             readers = [_fork_reader() for _ in range(3)]
         else:
@@ -291,16 +292,16 @@ def _fork_reader() -> int:
 
 
 @program
-def forked_close(desk: Desk, *, steps: int) -> None:
+def forked_close(desk: Desk, *, steps: int, step_of_fork: int) -> None:
     """Forks a child that leaves the `with` block like its parent."""
     recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30})
     child = -1
     with recorder:
         desk.opened()
-        desk.train(recorder, steps // 2)
+        desk.train(recorder, step_of_fork)
         child = os.fork()
         if child:
-            desk.train(recorder, steps - steps // 2)
+            desk.train(recorder, steps - step_of_fork)
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

@@ -214,6 +214,41 @@ def test_a_time_that_is_none_is_passed_over(tmp_path: Path, time: object) -> Non
     assert len(page.all("article")) == 1
 
 
+def leave_session(folder: Path, stem: str, written_s: float) -> None:
+    (folder / f"{stem}.json").write_text(json.dumps({"codec": f"that of {stem}"}))
+    lines = [
+        json.dumps({"event": stem, "level": "warning", "timestamp": f"2026-01-01T00:00:0{second}+00:00"})
+        for second in range(2)
+    ]
+    (folder / f"{stem}.jsonl").write_text("\n".join(lines) + "\n")
+    os.utime(folder / f"{stem}.json", (written_s, written_s))
+
+
+def test_of_several_ranks_the_first_is_shown_with_the_warnings_of_all(tmp_path: Path) -> None:
+    leave_session(tmp_path, "session", 1e9)
+    leave_session(tmp_path, "session-rank1", 2e9)
+    leave_session(tmp_path, "session-rank0", 2e9 - 1)
+    (tmp_path / "session-rank0-pace.json").write_text(
+        json.dumps({"schema": 1, "started_at": "", "samples": [[0, 0], [1, 7]]})
+    )
+    shelf = FolderReader(tmp_path).read()
+    assert shelf.session == {"codec": "that of session-rank0"}
+    assert sorted(event["event"] for event in shelf.warnings) == ["session-rank0"] * 2 + ["session-rank1"] * 2
+    assert [event["timestamp"][18] for event in shelf.warnings] == ["1", "1", "0", "0"]
+    assert shelf.pace is not None
+    assert shelf.pace.steps == (0, 7)
+    assert not shelf.unreadable
+    page_of(shelf)
+
+
+def test_a_later_run_without_ranks_is_shown_alone(tmp_path: Path) -> None:
+    leave_session(tmp_path, "session-rank0", 1e9)
+    leave_session(tmp_path, "session", 2e9)
+    shelf = FolderReader(tmp_path).read()
+    assert shelf.session == {"codec": "that of session"}
+    assert [event["event"] for event in shelf.warnings] == ["session"] * 2
+
+
 def test_what_is_nested_deep_is_left_out(tmp_path: Path) -> None:
     for depth in (100, 900, 20_000):
         (tmp_path / "session.json").write_text('{"a":' * depth + "1" + "}" * depth)

@@ -1,5 +1,7 @@
 """Lies in wait in a program under test: does something at its n-th operation on a file of the output folder.
 
+Operations are those that change which files there are, the writing of a segment, and each `fsync`.
+
 Python imports this before the program where its folder is on the path; `STEPREEL_AMBUSH` says what to do, as JSON.
 `role`: "training", "worker" or "command"; `act`: "kill", "kill_both" or "log"; `operation`: counted from 1;
 `folder`: where the files lie; `scratch`: where the ambush keeps its own files.
@@ -7,11 +9,15 @@ Python imports this before the program where its folder is on the path; `STEPREE
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _WATCHED = ("open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "os.link", "os.symlink")
 
@@ -31,7 +37,6 @@ def _lay(plan: dict[str, str]) -> None:
     pid = os.getpid()
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal count
         if event not in _WATCHED or os.getpid() != pid:
             return
         paths = [os.fsdecode(one) for one in arguments[:2] if isinstance(one, str | bytes)]
@@ -40,12 +45,38 @@ def _lay(plan: dict[str, str]) -> None:
                 event = "open_no_link"  # Refused by the system, where it is one.
             os.write(log, "".join(f"{event} {os.path.abspath(path)}\n" for path in paths).encode("utf-8", "replace"))
             return
-        if any(path.startswith(folder) for path in paths):
+        strike(event, paths)
+
+    def strike(event: str, paths: list[str]) -> None:
+        nonlocal count
+        if os.getpid() == pid and any(path.startswith(folder) for path in paths):
             count += 1
             if count == nth:
                 _kill(scratch, event, paths, both=plan["act"] == "kill_both")
 
     sys.addaudithook(watch)
+    if nth:
+        _watch_writes(strike)
+
+
+def _watch_writes(strike: Callable[[str, list[str]], None]) -> None:
+    """Have what Python tells no hook of struck, too."""
+    open_any, fsync = builtins.open, os.fsync
+
+    class Part(io.FileIO):
+        def write(self, data: Any) -> int:
+            strike("write", [os.fsdecode(self.name)])
+            return super().write(data)
+
+    def open_watched(file: Any, mode: str = "r", buffering: int = -1, *more: Any, **named: Any) -> Any:
+        is_part = mode == "xb" and buffering == 0
+        return Part(file, "x") if is_part else open_any(file, mode, buffering, *more, **named)
+
+    def fsync_watched(fd: Any) -> None:
+        strike("fsync", [os.readlink(f"/proc/self/fd/{fd}")])
+        fsync(fd)
+
+    builtins.open, os.fsync = open_watched, fsync_watched
 
 
 def _kill(scratch: Path, event: str, paths: list[str], *, both: bool) -> None:

@@ -17,7 +17,14 @@ from ..matrix import row
 
 # Most disks here are smaller than the free space that is kept by default.
 _FLOOR = {"min_free_bytes": 0} if "min_free_bytes" in RecorderConfig.__dataclass_fields__ else {}
-CONFIG: dict[str, Any] = {"fps": 30, "video_length": 25, "video_interval": 25, "segment_s": 0.3, **_FLOOR}
+CONFIG: dict[str, Any] = {
+    "fps": 30,
+    "video_length": 25,
+    "video_interval": 25,
+    "segment_s": 0.3,
+    "queue_depth": 4096,  # Eight seconds: nothing is dropped because the machine's own disk is busy.
+    **_FLOOR,
+}
 _WRITE_CAUSES = {"disk_full", "encode_failed"}
 _LONGEST_CALL_S = 0.5
 """Much less than any disk here is away for, and more than a busy machine takes a thread off its core."""
@@ -37,8 +44,8 @@ def wait_for_drops(training: Training) -> None:
 
 def wait_for_clips(training: Training, count: int) -> None:
     """Wait until so many more clips are closed without loss."""
-    seen = len(training.diary.events("complete")) + count
-    training.wait_until(lambda: len(training.diary.events("complete")) >= seen, "the next clips were recorded")
+    seen = training.progress.get("complete") + count
+    training.wait_until(lambda: training.progress.get("complete") >= seen, "the next clips were recorded")
 
 
 def end(one: Try, training: Training) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from ..evidence import require
 from ..harness import Training, Try
 from ..matrix import row
 
-_NOISE_KIB = 6 * 1024
+_NOISE_KIB = 3 * 1024
 """More than an allocator's noise, less than keeping one of these pictures for each clip would take."""
+_MOST_MORE_OPEN = 8
+"""Descriptors: files of one clip and of the next, not of a dozen that wait to be closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ def sample(pid: int) -> Sample | None:
         return None
 
 
-def watch(training: Training) -> dict[str, list[Sample]]:
+def watch(training: Training, every_s: float) -> dict[str, list[Sample]]:
     """Sample training and worker until the training ends."""
     found: dict[str, list[Sample]] = {"training": [], "worker": []}
     training.wait_open()
@@ -51,7 +53,7 @@ def watch(training: Training) -> dict[str, list[Sample]]:
             one = sample(pid)
             if one and one.rss_kib:
                 found[name].append(one)
-        time.sleep(0.03)
+        time.sleep(every_s)
     return found
 
 
@@ -72,6 +74,8 @@ def check_flat(one: Try, found: dict[str, list[Sample]], indexed_kib: float) -> 
         for what in ("descriptors", "threads"):
             more = median(getattr(at, what) for at in late) - median(getattr(at, what) for at in early)
             require(more <= 2, f"the {name} has {more:g} more {what} in the end")
+        peak = max(at.descriptors for at in late) - median(at.descriptors for at in early)
+        require(peak <= _MOST_MORE_OPEN, f"the {name} had {peak:g} more descriptors at one moment")
 
 
 def _endure(
@@ -86,7 +90,7 @@ def _endure(
     """Record all of it; `frame_nbytes`: what a worker may keep in memory for each frame of an open segment."""
     settings = {"fps": 30, "drop_policy": "block", "block_timeout_s": 60.0, "queue_depth": 64, **config}
     training = one.start(config=settings, backend=backend, steps=steps, period_s=0.0, note_every=100)
-    found = watch(training)
+    found = watch(training, every_s=0.1 if one.long and steps > 10_000 else 0.03)
     training.end_well()
     one.nothing_runs()
     one.nothing_held(training)

@@ -8,13 +8,16 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import av
 import numpy as np
 
 from .. import evidence
+from ..browsing import ask, viewed
 from ..evidence import require
 from ..harness import Try, has_command
 from ..matrix import row
@@ -295,12 +298,29 @@ def hostile_files(one: Try) -> int:
         require(status in (0, 1, 2, 3), f"{command} exits {status}: {output[-3000:]}")
         require("Traceback" not in output, f"{command} crashes: {output[-3000:]}")
         require("\x1b[2J" not in output, f"{command} prints control characters of a file's name")
+    if has_command("view"):
+        _view(one)
     after = {path.name: path.read_bytes() for path in one.base.iterdir() if path.is_file()}
     require(after == outside, f"files outside of the folder changed: {sorted(set(after) ^ set(outside))}")
     opened = (one.scratch / "opened.log").read_text(errors="replace").splitlines()
     stray = [line for line in opened if line.startswith("open ") and _leaves(line.partition(" ")[2], one)]
     require(not stray, f"opened outside of the folder: {stray[:5]}")
     return 0
+
+
+def _view(one: Try) -> None:
+    """Look at the folder in a browser, and ask for everything that it may have found there."""
+    with viewed(one, {"role": "command", "act": "log"}) as port:
+        for path in ("/", "/-/state"):
+            require(ask(port, path)[0] in (200, 500), f"{path} is answered with {ask(port, path)[0]}")
+        for entry in os.listdir(os.fsencode(one.folder)):
+            name = quote(entry)
+            clip = quote(entry.partition(b".")[0])
+            for method, path in (("HEAD", f"/{name}"), ("GET", f"/-/card/{clip}"), ("GET", f"/-/poster/{clip}")):
+                try:
+                    ask(port, path, method=method)
+                except (OSError, HTTPException) as exc:
+                    raise evidence.Broken(f"view has no answer to {path}: {exc!r}") from exc
 
 
 def _leaves(path: str, one: Try) -> bool:

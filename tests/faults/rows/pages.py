@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
+import html
 import json
 import re
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from .. import evidence
+from ..browsing import ask, viewed
 from ..evidence import require
-from ..harness import ROOT, NotHereError, Try, has_command
+from ..harness import NotHereError, Try, has_command
 from ..matrix import row
 
 _MARKUP = "<img src=x onerror=alert(1)>"
@@ -36,7 +33,7 @@ _PATHS = (
 
 
 def _record(one: Try) -> None:
-    """Record two clips, and have every text about them carry markup."""
+    """Record two clips, and have every text about them carry markup, the name of another one, too."""
     config = {"fps": 30, "video_length": 10, "video_interval": 10}
     one.start(config=config, steps=20).end_well()
     for path in [*evidence.manifests(one.folder), one.folder / "session.json"]:
@@ -46,6 +43,10 @@ def _record(one: Try) -> None:
         if "host" in found:
             found["host"] = {"name": _MARKUP, "program": f"</script>{_MARKUP}"}
         path.write_text(json.dumps(found))
+    named = {**json.loads(evidence.manifests(one.folder)[0].read_bytes()), "clip": _MARKUP, "segments": []}
+    (one.folder / f"{_MARKUP}.json").write_text(json.dumps(named))
+    with open(one.folder / "session.jsonl", "a") as log:
+        log.write(json.dumps({"event": _MARKUP, "level": "warning", _MARKUP: _MARKUP}) + "\n")
     (one.scratch / "secret").write_text("not for you")
     (one.folder / "link.mp4").symlink_to(one.scratch / "secret")
 
@@ -53,6 +54,7 @@ def _record(one: Try) -> None:
 def _check_page(page: str, what: str) -> None:
     require("<html" in page, f"{what} is no page")
     require(_MARKUP not in page, f"{what} repeats markup from a file")
+    require(html.escape(_MARKUP) in page, f"{what} does not show what the file says")
     require(not _OUTWARD.search(page), f"{what} asks other hosts: {_OUTWARD.findall(page)[:3]}")
 
 
@@ -70,37 +72,6 @@ def gallery_of_markup(one: Try) -> int:
     return 0
 
 
-@contextmanager
-def _viewed(one: Try) -> Iterator[int]:
-    """Serve the folder; yield the port."""
-    command = [sys.executable, "-m", "stepreel.cli", "view", str(one.folder)]
-    environment = {**one.environment(), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
-        require(found, "view did not say where it serves")
-        assert found is not None
-        yield int(found[1])
-        process.send_signal(signal.SIGINT)
-        require(process.wait(10) == 0, f"view ended with status {process.returncode} after Ctrl-C")
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _ask(port: int, path: str, host: str | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.putrequest("GET", path, skip_host=True)
-        connection.putheader("Host", f"127.0.0.1:{port}" if host is None else host)
-        connection.endheaders()
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
 def _other_addresses() -> set[str]:
     """Return addresses of this machine that others can reach."""
     found = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
@@ -112,19 +83,19 @@ def view_of_a_folder(one: Try) -> int:
     if not has_command("view"):
         raise NotHereError("there is no stepreel view")
     _record(one)
-    with _viewed(one) as port:
-        status, page = _ask(port, "/")
+    with viewed(one) as port:
+        status, page = ask(port, "/")
         require(status == 200, f"the page is answered with {status}")
         _check_page(page.decode(), "the page")
         for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0", ""):
-            status, _ = _ask(port, "/", host)
+            status, _ = ask(port, "/", host)
             require(status >= 400, f"asked as {host!r}, it answers {status}")
         for path in _PATHS:
-            status, answer = _ask(port, path)
+            status, answer = ask(port, path)
             require(status >= 400, f"{path} is answered with {status}")
             require(b"not for you" not in answer, f"{path} leads out of the folder")
         _check_address(port)
-        require(_ask(port, "/")[0] == 200, "it serves no more after all that")
+        require(ask(port, "/")[0] == 200, "it serves no more after all that")
     one.nothing_runs()
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ def _nothing_doubled(one: Try, *, clips: int, steps: int) -> int:
 
 
 def _with_others(one: Try, method: str) -> int:
-    training = one.start("many_processes", method=method, steps=_STEPS)
+    step = one.random.randint(0, _STEPS // 2)
+    training = one.start("many_processes", method=method, steps=_STEPS, step_of_start=step)
     training.end_well()
     one.nothing_runs(3.0)
     summary = training.summary()
@@ -32,29 +34,29 @@ def _with_others(one: Try, method: str) -> int:
     return _nothing_doubled(one, clips=4, steps=_STEPS)
 
 
-@row("Forked processes (data loaders) that outlive the recorder: no deadlock, nothing lost, nothing doubled.", tries=5)
+@row("Forked processes (data loaders) that outlive the recorder: no deadlock, nothing lost, nothing doubled.")
 def fork_of_data_loaders(one: Try) -> int:
     return _with_others(one, "os_fork")
 
 
-@row("multiprocessing with fork, in the middle of a clip: no deadlock, nothing lost, nothing doubled.", tries=5)
+@row("multiprocessing with fork, in the middle of a clip: no deadlock, nothing lost, nothing doubled.")
 def multiprocessing_fork(one: Try) -> int:
     return _with_others(one, "fork")
 
 
-@row("multiprocessing with spawn, in the middle of a clip: no deadlock, nothing lost, nothing doubled.", tries=2)
+@row("multiprocessing with spawn, in the middle of a clip: no deadlock, nothing lost, nothing doubled.", tries=5)
 def multiprocessing_spawn(one: Try) -> int:
     return _with_others(one, "spawn")
 
 
-@row("multiprocessing with forkserver, in the middle of a clip: no deadlock, nothing lost, nothing doubled.", tries=2)
+@row("multiprocessing with forkserver, in the middle of a clip: no deadlock, nothing lost, nothing doubled.", tries=5)
 def multiprocessing_forkserver(one: Try) -> int:
     return _with_others(one, "forkserver")
 
 
-@row("A forked child that leaves the `with` block as well: it closes nothing, and does not hang.", tries=5)
+@row("A forked child that leaves the `with` block as well: it closes nothing, and does not hang.")
 def forked_child_closes(one: Try) -> int:
-    training = one.start("forked_close", steps=60)
+    training = one.start("forked_close", steps=60, step_of_fork=one.random.randint(0, 60))
     training.end_well()
     one.nothing_runs()
     return _nothing_doubled(one, clips=1, steps=60)
@@ -118,4 +120,13 @@ def four_ranks(one: Try) -> int:
     names = sorted(path.name for path in one.folder.glob("*.mp4"))
     told = [any(f"rank{rank}" in name or f"rank-{rank}" in name for name in names) for rank in range(4)]
     require(all(told), f"the names don't tell the ranks: {names}")
+    for rank in range(4):
+        session = json.loads((one.folder / f"session-rank{rank}.json").read_text())
+        prefix = session["configuration"]["name_prefix"]
+        require(session["ended_at"] and prefix.endswith(f"-rank{rank}"), f"the session of rank {rank}: {session}")
+        pace = json.loads((one.folder / f"session-rank{rank}-pace.json").read_text())
+        require(pace["samples"][-1][1] == 40, f"the pace of rank {rank}: {pace}")
+        events = [json.loads(line) for line in (one.folder / f"session-rank{rank}.jsonl").read_text().splitlines()]
+        opened = [event["clip"] for event in events if event["event"] == "clip.opened"]
+        require(len(opened) == 1 and f"-rank{rank}-" in opened[0], f"the log of rank {rank} tells of {opened}")
     return 0

@@ -56,6 +56,6 @@ def closed_by_several_threads(one: Try) -> int:
     return _closed(one, one.start("closed_elsewhere", steps=100_000, delay_s=delay_s, threads=3))
 
 
-@row("Closed in the middle of a capture, and again: works or raises a typed error.", tries=3)
+@row("Closed in the middle of a capture, and again: works or raises a typed error.")
 def closed_during_a_capture(one: Try) -> int:
     return _closed(one, one.start("closed_during_capture", steps=40, step_of_close=one.random.randint(0, 39)))

@@ -76,6 +76,7 @@ def renderer_raises(one: Try) -> int:
     one.nothing_held(training)
     require(summary["dropped"] == {"render_failed": len(failing)}, f"dropped {summary['dropped']}, not {len(failing)}")
     require(summary["restarts"] == 0, f"{summary['restarts']} workers lost")
+    _kept(one, len(failing))
     return len(failing)
 
 
@@ -120,6 +121,7 @@ def context_lost(one: Try) -> int:
     lost = {clip.name: sorted(clip.manifest["frames"]["missing_steps"]) for clip in evidence.look(one.folder)}
     expected = {0: [[5, 19]], 20: [[25, 39]], 40: [], 60: []}
     require(lost == {f"rl-video-step-{step}": spans for step, spans in expected.items()}, f"missing: {lost}")
+    _kept(one, 30)
     return 30
 
 
@@ -146,6 +148,7 @@ def newton_state_is_nan(one: Try) -> int:
     summary = _newton(one, "nan")
     require(summary["dropped"] == {"render_failed": 5}, f"dropped {summary['dropped']}, not 5 as render_failed")
     require(summary["encoded"] == 25, f"encoded {summary['encoded']} of the other 25")
+    _kept(one, 5)
     return 5
 
 
@@ -169,6 +172,13 @@ def newton_without_gl(one: Try) -> int:
     summary = _newton(one, "none", variables=variables)
     require(summary["encoded"] == 30 and not summary["dropped"], f"not everything was drawn: {summary}")
     return 0
+
+
+def _kept(one: Try, count: int) -> None:
+    """The snapshots of so many frames that could not be drawn are kept, to be drawn later."""
+    manifests = [json.loads(path.read_bytes()) for path in evidence.manifests(one.folder)]
+    kept = sum(manifest["snapshots"]["frames"] for manifest in manifests if manifest.get("snapshots"))
+    require(kept == count, f"of {count} snapshots {kept} are kept")
 
 
 def _newton(one: Try, fault: str, *, variables: dict[str, str] | None = None) -> dict[str, Any]:
