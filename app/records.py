@@ -102,8 +102,11 @@ class Records:
             # Of one that is held, the last manifest is there already.
             if account.is_named and not account.is_unwanted and index not in self._held
         ]
-        for event, facts in await anyio.to_thread.run_sync(self._bring_to_disk, clips):
-            self._log.trouble(event, **facts)
+        unwritten, log_error = await anyio.to_thread.run_sync(self._bring_to_disk, clips)
+        for clip, exc in unwritten:
+            self._log.trouble("manifest.failed", kind=type(exc).__name__, clip=clip.name, error=str(exc))
+        if log_error:
+            self._log.trouble("log.not_written", kind=type(log_error).__name__, error=str(log_error))
         for index in sorted(finals):
             await self._settle(due[index])
 
@@ -130,20 +133,19 @@ class Records:
         ring.close()
         return True
 
-    def _bring_to_disk(self, clips: Sequence[Clip]) -> list[tuple[str, dict[str, Any]]]:
-        """Write manifests and what was logged, in one go on a thread; return what could not be written."""
-        troubles: list[tuple[str, dict[str, Any]]] = []
+    def _bring_to_disk(self, clips: Sequence[Clip]) -> tuple[list[tuple[Clip, OutputError]], OSError | None]:
+        """Write manifests and what was logged, in one go on a thread; return what could not be written, and why."""
+        unwritten: list[tuple[Clip, OutputError]] = []
         for clip in clips:
             try:
                 write_manifest(self._folder, clip)
             except OutputError as exc:
-                facts = {"kind": type(exc).__name__, "clip": clip.name, "error": str(exc)}
-                troubles.append(("manifest.failed", facts))
+                unwritten.append((clip, exc))
         try:
             self._log.write_lines()
         except OSError as exc:
-            troubles.append(("log.not_written", {"kind": type(exc).__name__, "error": str(exc)}))
-        return troubles
+            return unwritten, exc
+        return unwritten, None
 
     async def _settle(self, account: ClipAccount) -> None:
         """Announce a clip whose last manifest is on disk, or delete it, once that is decided."""
