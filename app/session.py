@@ -95,7 +95,10 @@ class SessionLog:
         try:
             getattr(self._callers, level)(event, **facts)
         except Exception as exc:  # noqa: BLE001 - a caller's log processor must not end the recording.
-            self._append("warning", "log.failed", {"log_event": event, "error": repr(exc)})
+            self._append_warning("log.failed", log_event=event, error=repr(exc))
+
+    def _append_warning(self, event: str, **facts: Any) -> None:
+        self._append("warning", event, facts)
 
     def _append(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
         moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

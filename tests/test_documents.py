@@ -29,7 +29,7 @@ DOCUMENTS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
-_LOGGING = {"info", "warning", "trouble", "_trouble", "_report"}
+_LOGGING = {"info", "warning", "_append_warning", "trouble", "_trouble", "_report"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
