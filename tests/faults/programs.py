@@ -339,6 +339,16 @@ def in_a_thread(desk: Desk, *, steps: int) -> None:
     desk.diary.tell("holdings", beyond=held_beyond(before))
 
 
+def _is_closed(recorder: Recorder, errors: list[str]) -> bool:
+    """Close it; return whether that worked, or was refused in the middle of a capture: then it is tried again."""
+    try:
+        recorder.close()
+    except StepreelError as exc:
+        errors.append(type(exc).__name__)
+        return False
+    return True
+
+
 @program
 def closed_elsewhere(desk: Desk, *, steps: int, delay_s: float, threads: int) -> None:
     """Other threads close the recorder while the training thread captures."""
@@ -349,9 +359,8 @@ def closed_elsewhere(desk: Desk, *, steps: int, delay_s: float, threads: int) ->
     def close() -> None:
         time.sleep(delay_s)
         try:
-            recorder.close()
-        except StepreelError as exc:
-            errors.append(type(exc).__name__)
+            while not _is_closed(recorder, errors):
+                pass
         except Exception as exc:  # noqa: BLE001 - whatever it is, the harness is told.
             errors.append(f"untyped in close: {exc!r}")
 

@@ -143,14 +143,18 @@ def folder_deleted(one: Try) -> int:
         shutil.rmtree(one.folder, ignore_errors=True)
     wait_for_drops(training)
     one.folder.mkdir()
-    known = len(training.diary.events("complete"))
-    wait_for_clips(training, 2)
+    step = training.progress.get("steps")
+
+    def begun_later() -> set[str]:
+        complete = [str(event["clip"]) for event in training.diary.events("complete")]
+        return {name for name in complete if int(name.split("-")[3]) > step}
+
+    training.wait_until(lambda: len(begun_later()) >= 2, "the next clips were recorded")
     summary = end(one, training)
     dropped = check_causes(summary, _WRITE_CAUSES)
-    # Of the clip that was being recorded the manifest tells segments that somebody deleted; the later ones are whole.
-    later = {event["clip"] for event in training.diary.events("complete")[known:]}
+    # Of clips that were begun by then the manifest tells segments that somebody deleted; the later ones are whole.
     for clip in evidence.look(one.folder):
-        if clip.name in later:
+        if clip.name in begun_later():
             evidence.check_clip(clip, one.folder)
     return dropped
 
