@@ -67,6 +67,7 @@ def write_report(found: Mapping[str, Any], docs: Path) -> None:
         encoder=_encoder(found["rows"].get("encoder")),
         memory=_memory(found["rows"].get("memory")),
         start=_start(found["rows"].get("start")),
+        opening=_opening(found["rows"].get("opening")),
         streams=_streams(found["rows"].get("streams")),
         gpu=_gpu(gpu),
         gpu_ways=_gpu_ways(ways),
@@ -264,6 +265,22 @@ def _start(found: Row | None) -> str:
         ("the longest", f"{found['longest_step_s'] * 1e3:.2f}"),
     ]
     return _table(("what", "time [ms]"), lines, right=1)
+
+
+def _opening(found: Row | None) -> str:
+    if found is None:
+        return "Not measured."
+    width, height = found["size"]
+    text = (
+        f"{_count(found['clips'], 'clip')} of {width}x{height} in a run, through `stepreel.wrappers.RecordVideo`: "
+        "`start_recording` and the first captured step together, beyond the median of later captured steps, which is "
+        f"{found['captured_s'] * 1e3:.2f} ms. Beside it what those later steps vary by. Medians of the runs."
+    )
+    lines = [
+        (what, *(f"{found[key][name] * 1e3:.2f}" for name in ("p50_s", "p90_s", "longest_s")))
+        for what, key in (("opening a clip", "opening"), ("an ordinary captured step", "ordinary"))
+    ]
+    return f"{text}\n\n{_table(('beyond an ordinary capture', 'p50 [ms]', 'p90 [ms]', 'longest [ms]'), lines, right=3)}"
 
 
 def _streams(found: Row | None) -> str:
