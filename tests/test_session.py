@@ -57,7 +57,9 @@ def test_a_log_processor_of_the_caller_that_fails_is_a_line_of_the_log(tmp_path:
 
     with structlog.testing.capture_logs(), pytest.MonkeyPatch.context() as patch:
         log = SessionLog(tmp_path)
-        patch.setattr(log, "_callers", structlog.wrap_logger(None, processors=[fail]))
+        patch.setattr(
+            log, "_callers", structlog.wrap_logger(None, processors=[fail], wrapper_class=structlog.BoundLogger)
+        )
         log.info("clip.opened", clip="one", step=0)
     log.write_lines()
     opened, failed = map(json.loads, (tmp_path / "session.jsonl").read_text().splitlines())
