@@ -534,8 +534,7 @@ class Consumer:
                         self._take_reply(seat, process, reply)
                     self._dispatch(seat)
                     self._progress.beat()
-                    room = self._queue.room_for(self._producer.capture_nbytes)
-                    await self._turns.rest(seat.turns_to_rest(room))
+                    await self._turns.rest()
         except WorkerError as exc:
             self._log.warning("worker.broke_protocol", worker=process.pid, error=str(exc))
             process.kill()

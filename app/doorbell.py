@@ -80,18 +80,18 @@ class Turns:
         self._interval_s = interval_s
         self._hurries = 0
 
-    async def rest(self, turns: int = 1) -> None:
-        """Return at the next turn, or at a later one of them; at once while anybody is in a hurry."""
-        await self._rest(turns, 0.0)
+    async def rest(self) -> None:
+        """Return at the next turn; at once while anybody is in a hurry."""
+        await self._rest(0.0)
 
     async def rest_between(self) -> None:
         """Return in the middle between two turns, with work that would make a turn long; at once in a hurry."""
-        await self._rest(1, 0.5)
+        await self._rest(0.5)
 
-    async def _rest(self, turns: int, phase: float) -> None:
+    async def _rest(self, phase: float) -> None:
         if self._interval_s and not self._hurries:
             now = anyio.current_time()
-            await anyio.sleep((math.floor(now / self._interval_s - phase) + turns + phase) * self._interval_s - now)
+            await anyio.sleep((math.floor(now / self._interval_s - phase) + 1 + phase) * self._interval_s - now)
 
     @contextmanager
     def hurry(self) -> Iterator[None]:

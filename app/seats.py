@@ -16,11 +16,9 @@ from .scheduling.frame_queue import QueuedFrame
 
 TURN_S = 0.03
 """Time from one turn of the event loop to the next [s], while training goes on."""
-_MOST_TURNS = 3
-"""Turns after which a worker's reports are read, however long it is busy with what it has in hand."""
 _LEAST_CREDIT = 2
 """Frames that a worker is given at a time: the one it works on, and the next; more where it is soon done with them."""
-_CREDIT_NBYTES = 36_000_000
+_CREDIT_NBYTES = 24_000_000
 _MOST_CREDIT = 64
 _AVERAGED_FRAMES = 8
 _STARVED = 3.0
@@ -103,10 +101,8 @@ class Seat:
     """When the worker last said something [s], monotonic."""
     silent_looks: int = 0
     """How often it was seen with a frame in work and nothing said since the look before."""
-    frame_s: float = 2 * TURN_S
+    frame_s: float = TURN_S
     """What a frame takes the worker [s], a moving average."""
-    quick_s: float = 0.0
-    """The same, of frames that are soon done: falls at once and rises slowly."""
     cpu_s: float = TURN_S
     """The processor time in it."""
 
@@ -117,17 +113,8 @@ class Seat:
 
     @property
     def credit(self) -> int:
-        """Frames that the worker should have in hand, to be busy until its reports are read, and a turn longer."""
-        return _LEAST_CREDIT - 1 + math.ceil((_MOST_TURNS + 1) * TURN_S / max(self.frame_s, 1e-6))
-
-    def turns_to_rest(self, room: int) -> int:
-        """Return for how many turns its reports may wait: it has enough in hand, and the queue has `room` for as much.
-
-        What is captured meanwhile then finds room, unless more comes than the worker does in that time.
-        """
-        if room < len(self.in_flight):
-            return 1
-        return max(1, min(int(len(self.in_flight) * self.quick_s / TURN_S) - 1, _MOST_TURNS))
+        """Frames that the worker should have in hand, to be busy until the turn after the next."""
+        return _LEAST_CREDIT - 1 + math.ceil(2 * TURN_S / max(self.frame_s, 1e-6))
 
     @property
     def is_starved(self) -> bool:
@@ -142,7 +129,6 @@ class Seat:
     def took(self, frame_s: float, cpu_s: float) -> None:
         """Take note of what a frame took the worker."""
         self.frame_s += (frame_s - self.frame_s) / _AVERAGED_FRAMES
-        self.quick_s = min(frame_s, self.quick_s + (frame_s - self.quick_s) / _AVERAGED_FRAMES)
         self.cpu_s += (cpu_s - self.cpu_s) / _AVERAGED_FRAMES
 
     def handed(self, clip: ClipInWork) -> Iterator[HandedFrame]:

@@ -123,11 +123,6 @@ class FrameQueue:
         with self._lock:
             return self._has_room(nbytes)
 
-    def room_for(self, nbytes: int) -> int:
-        """Return how many more frames of `nbytes` bytes fit now."""
-        with self._lock:
-            return min(self._depth_limit - self.depth, (self._nbytes_limit - self.nbytes) // max(nbytes, 1))
-
     def fits(self, nbytes: int) -> bool:
         """Whether a frame of `nbytes` bytes could ever be put."""
         return nbytes <= self._nbytes_limit

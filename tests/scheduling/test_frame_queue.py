@@ -151,15 +151,6 @@ def test_whoever_waits_for_the_next_frame_is_told_of_it_and_nobody_else(pool: Fr
     assert told == [False, True, True]
 
 
-def test_room_is_what_the_tighter_of_the_two_bounds_leaves(pool: FramePool) -> None:
-    queue = make(DropPolicy.THIN, depth=4, nbytes=5 * NBYTES)
-    assert queue.room_for(NBYTES) == 4
-    offer(queue, pool, 0)
-    assert queue.room_for(NBYTES) == 3
-    assert queue.room_for(2 * NBYTES) == 2
-    assert queue.room_for(0) == 3
-
-
 def test_the_high_water_mark_stays(pool: FramePool) -> None:
     queue = make(DropPolicy.THIN)
     for pts in range(3):
