@@ -802,3 +802,24 @@ def test_what_is_no_mujoco_simulation_is_refused_with_what_was_found() -> None:
     with pytest.raises(BackendError, match=r"CartPoleEnv; found: model is None, data is None"):
         MujocoBackend(env)
     env.close()
+
+
+def test_the_first_capture_has_nothing_left_to_load() -> None:
+    script = """
+import sys
+import gymnasium
+from stepreel.backends.mujoco import MujocoBackend
+from stepreel.clip import CaptureRequest, ClipRequest
+from stepreel.frame_pool import FramePool
+env = gymnasium.make("InvertedPendulum-v5")
+env.reset(seed=0)
+backend = MujocoBackend(env)
+backend.open(width=64, height=48, worker_device="auto")
+clip = ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0)
+pool = FramePool(2**20)
+loaded = set(sys.modules)
+backend.capture(CaptureRequest(clip=clip, step=0, pts=0), pool.lease())
+print(*sorted(set(sys.modules) - loaded))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
