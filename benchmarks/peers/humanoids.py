@@ -11,8 +11,8 @@ import numpy as np
 _COUNT = 16
 """Environments that are stepped in turn, as by `gymnasium.vector.SyncVectorEnv`; the first one is recorded."""
 _ROUND_STEPS = 20
-"""Steps until all stand as they did at first: one that fell has more contacts and takes twice as long, and a clip would
-be held against steps of another kind. Divides the length of every phase."""
+"""Steps until all stand as they did at first, and move as they did: one that fell has more contacts and takes twice as
+long, and a clip would be held against steps of another kind. Divides the length of every phase."""
 
 
 class Humanoids:
@@ -35,7 +35,7 @@ class Humanoids:
         if self._step_count % _ROUND_STEPS == 0:
             for simulation, (qpos, qvel) in zip(self._simulations, self._starts, strict=True):
                 simulation.set_state(qpos, qvel)
+        self._action[:] = 0.2 * math.sin(math.tau * (self._step_count % _ROUND_STEPS) / _ROUND_STEPS)
         self._step_count += 1
-        self._action[:] = 0.2 * math.sin(self._step_count / 10)
         for env in self._envs:
             env.step(self._action)
