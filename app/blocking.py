@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from .clip import Backend, ClipHook, SegmentHook
 from .config import RecorderConfig
 from .errors import RecorderClosedError, RecordingError
+from .interfaces import Backend, ClipHook, SegmentHook
 from .loop_thread import LoopThread
 from .producer import Producer
 from .recorder import AsyncRecorder

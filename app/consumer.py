@@ -14,7 +14,6 @@ from .clip import DropCause, Frame, Segment, Snapshot
 from .config import DropPolicy, RecorderConfig, RenderTime, WorkerPriority
 from .doorbell import Doorbell, Pulse, Turns
 from .encoders import protocol
-from .encoders.manifest import reserve_name
 from .encoders.worker_process import WorkerProcess
 from .errors import CodecUnavailableError, OutputError, RecordingError, StepreelError, WorkerError
 from .finishing import FinishingProgress
@@ -28,6 +27,7 @@ from .seats import TURN_S, ClipInWork, HandedFrame, Seat, Source, most_credit
 from .session import SessionLog
 from .snapshot_keeper import KEPT_CAUSES, SnapshotKeeper
 from .statistics import Timings
+from .storage.manifest import reserve_name
 from .stream import Stream, worker_environment
 
 _POPULATE_NBYTES = 8 << 20

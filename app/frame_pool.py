@@ -131,7 +131,7 @@ class PoolSlot:
         self.offset = 0
 
     def array(self, nbytes: int) -> NDArray[np.uint8]:
-        """See `stepreel.clip.Slot.array`."""
+        """See `stepreel.interfaces.Slot.array`."""
         if nbytes > self._room:
             self.release()
             room = _aligned(nbytes)

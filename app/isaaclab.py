@@ -36,9 +36,9 @@ from .backends.selection import (
     select_backend,
 )
 from .blocking import Recorder
-from .clip import Backend, ClipHook, SegmentHook
 from .config import RecorderConfig
 from .errors import ConfigurationError, SourceUnavailableError
+from .interfaces import Backend, ClipHook, SegmentHook
 
 __all__ = ["Attachment", "RecordVideo", "attach", "describe"]
 

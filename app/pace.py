@@ -16,9 +16,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from .encoders.files import open_ordinary
 from .errors import OutputError
 from .session import SessionLog, now_iso
+from .storage.files import open_ordinary
 
 PACE_FILE = "session-pace.json"
 SCHEMA = 1

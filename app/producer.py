@@ -8,20 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .clip import (
-    CaptureFormat,
-    CaptureRequest,
-    ClipRequest,
-    DropCause,
-    Frame,
-    PendingSnapshot,
-    ReportingBackend,
-    Snapshot,
-)
+from .clip import CaptureRequest, ClipRequest, DropCause, Frame, Snapshot
 from .config import DropPolicy, Episode, RecorderConfig
 from .doorbell import Doorbell
 from .errors import ConfigurationError, RecorderClosedError, RecordingError, SourceChangedError
 from .frame_pool import FramePool, PoolSlot
+from .interfaces import CaptureFormat, PendingSnapshot, ReportingBackend
 from .ledger import ClipAccount, Ledger, RingAccount
 from .scheduling.frame_queue import FrameQueue, QueuedFrame
 from .scheduling.keeping import Keeping, Verdict

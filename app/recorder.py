@@ -16,20 +16,20 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
-from .clip import ArchivableRenderer, Backend, CaptureFormat, ClipHook, SegmentHook
 from .config import DropPolicy, RecorderConfig, RenderTime
 from .consumer import Consumer, populated_nbytes
 from .doorbell import Doorbell
-from .encoders.folder_lock import FolderLock
-from .encoders.session_files import session_stem
 from .errors import BackendError, ConfigurationError, OutputError, RecorderClosedError, RecordingError
 from .frame_pool import FramePool
+from .interfaces import ArchivableRenderer, Backend, CaptureFormat, ClipHook, SegmentHook
 from .ledger import Ledger
 from .producer import Producer
 from .records import Hooks
 from .scheduling.frame_queue import FrameQueue
 from .session import SessionLog, launched_rank, now_iso, write_session
 from .statistics import Statistics, Summary
+from .storage.folder_lock import FolderLock
+from .storage.session_files import session_stem
 from .stream import open_streams
 
 _SPARE_POOL_NBYTES = 64 * 2**20

@@ -9,13 +9,14 @@ from typing import Any
 
 import anyio.to_thread
 
-from .clip import Clip, ClipHook, ClipState, Segment, SegmentHook
+from .clip import Clip, ClipState, Segment
 from .doorbell import Pulse, Turns
-from .encoders.manifest import delete_clip, prune_clips, write_manifest
 from .errors import OutputError
+from .interfaces import ClipHook, SegmentHook
 from .ledger import ClipAccount, Ledger, RingAccount
 from .session import SessionLog
 from .snapshot_keeper import SnapshotKeeper
+from .storage.manifest import delete_clip, prune_clips, write_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from .backends.archives import make_renderer
 from .backends.camera import Camera
-from .clip import Clip, ClipState, FrameCounts, Renderer, Segment, steps_in, to_ranges
+from .clip import Clip, ClipState, FrameCounts, Segment, steps_in, to_ranges
 from .config import RecorderConfig
 from .encoders.codecs import EncodeSettings, as_fraction
-from .encoders.folder_lock import FolderLock
-from .encoders.manifest import read_manifest, reserve_name, write_manifest
-from .encoders.mending import UnmendableError, check_size, rebooked, with_missing
 from .encoders.segment_writer import ClipWriter
-from .encoders.snapshot_file import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX, SnapshotReader
 from .errors import ConfigurationError, OutputError
+from .interfaces import Renderer
+from .storage.folder_lock import FolderLock
+from .storage.manifest import read_manifest, reserve_name, write_manifest
+from .storage.repair import UnmendableError, check_size, rebooked, with_missing
+from .storage.snapshot_file import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX, SnapshotReader
 
 Progress = Callable[[int, int], None]
 """Called with the frames drawn of a clip, and how many there are to draw."""

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .clip import CaptureFormat, DropCause, Segment
+from .clip import DropCause, Segment
 from .doorbell import Pulse
 from .encoders.worker_process import WorkerProcess
+from .interfaces import CaptureFormat
 from .ledger import ClipAccount
 from .scheduling.frame_queue import QueuedFrame
 

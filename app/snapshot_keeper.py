@@ -8,15 +8,16 @@ import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
-from .clip import ArchivableRenderer, DropCause, SnapshotFile
+from .clip import DropCause, SnapshotFile
 from .config import RecorderConfig
 from .doorbell import Pulse
-from .encoders.files import free_nbytes
-from .encoders.snapshot_file import ENCODING_SETTINGS, SnapshotsAbout, SnapshotWriter
 from .errors import OutputError
+from .interfaces import ArchivableRenderer
 from .ledger import ClipAccount
 from .seats import ClipInWork
 from .session import SessionLog
+from .storage.files import free_nbytes
+from .storage.snapshot_file import ENCODING_SETTINGS, SnapshotsAbout, SnapshotWriter
 
 KEPT_CAUSES = (DropCause.NOT_RENDERED, DropCause.RENDER_FAILED, DropCause.WORKER_LOST, DropCause.CLOSED)
 """What keeps a frame from being drawn that can be drawn elsewhere, or another day."""

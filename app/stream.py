@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .clip import Backend, CaptureFormat, CaptureRequest, ClipListener, ClipRequest, RenewableBackend
+from .clip import CaptureRequest, ClipRequest
 from .config import RecorderConfig, check_name
 from .errors import ConfigurationError, StepreelError
+from .interfaces import Backend, CaptureFormat, ClipListener, RenewableBackend
 
 DEFAULT = "default"
 """The name of a stream that needs none: it is the only one."""

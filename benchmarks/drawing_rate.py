@@ -26,8 +26,9 @@ import numpy as np
 from newton_gpu import Simulation
 
 from stepreel.backends.newton import NewtonBackend
-from stepreel.clip import CaptureFormat, CaptureRequest, ClipRequest, Snapshot
+from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
 from stepreel.frame_pool import FramePool
+from stepreel.interfaces import CaptureFormat
 
 _SUBSTEPS = 4
 _POOL_NBYTES = 64 << 20

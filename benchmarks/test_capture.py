@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.gymnasium import GymnasiumBackend
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import Backend, CaptureRequest, ClipRequest
+from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import Backend
 
 WIDTH, HEIGHT = 1280, 720
 NBYTES = WIDTH * HEIGHT * 3

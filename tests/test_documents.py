@@ -18,7 +18,7 @@ import structlog
 
 from stepreel import ClipState, DropCause, DropPolicy, RecorderConfig, Statistics
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.encoders.manifest import read_manifest
+from stepreel.storage.manifest import read_manifest
 
 from .recordings import is_balanced
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stepreel import ClipState
-from stepreel.encoders.manifest import read_manifest
+from stepreel.storage.manifest import read_manifest
 
 from .recordings import poll_until
 

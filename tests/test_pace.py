@@ -11,10 +11,10 @@ import pytest
 
 from stepreel import AsyncRecorder, ClipState, OutputError, Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.encoders.inspection import inspect
-from stepreel.encoders.recovery import recover
 from stepreel.pace import PACE_FILE, PaceKeeper, read_pace
 from stepreel.session import SessionLog
+from stepreel.storage.inspection import inspect
+from stepreel.storage.recovery import recover
 
 
 def leave_pace(folder: Path, **changes: Any) -> None:

@@ -33,11 +33,12 @@ from stepreel import (
     WorkerError,
 )
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import CaptureFormat, CaptureRequest, ClipRequest, Frame, Slot
+from stepreel.clip import CaptureRequest, ClipRequest, Frame
 from stepreel.consumer import Consumer
-from stepreel.encoders.folder_lock import LOCK_FILE
-from stepreel.encoders.recovery import recover
+from stepreel.interfaces import CaptureFormat, Slot
 from stepreel.ledger import ClipAccount, Ledger
+from stepreel.storage.folder_lock import LOCK_FILE
+from stepreel.storage.recovery import recover
 
 from .interruptions import Interruption
 from .recordings import check_clip, is_balanced, manifest_of, poll_until, shown_steps

@@ -20,12 +20,12 @@ from click.testing import CliRunner
 from stepreel import BackendError, Clip, ClipState, ConfigurationError, DropCause, OutputError, Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend, SyntheticRenderer
 from stepreel.cli import main
-from stepreel.clip import CaptureFormat
-from stepreel.encoders.inspection import inspect
-from stepreel.encoders.manifest import read_manifest
-from stepreel.encoders.recovery import recover
-from stepreel.encoders.snapshot_file import SnapshotReader
+from stepreel.interfaces import CaptureFormat
 from stepreel.rendering import View, clips_to_render, render_clip
+from stepreel.storage.inspection import inspect
+from stepreel.storage.manifest import read_manifest
+from stepreel.storage.recovery import recover
+from stepreel.storage.snapshot_file import SnapshotReader
 
 from .recordings import check_clip, poll_until, shown_steps
 

@@ -23,9 +23,10 @@ from stepreel import (
     RecorderConfig,
 )
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import Backend, CaptureFormat, CaptureRequest, Frame, PendingSnapshot, Slot, Snapshot
-from stepreel.encoders.inspection import inspect
+from stepreel.clip import CaptureRequest, Frame, Snapshot
 from stepreel.errors import SourceChangedError
+from stepreel.interfaces import Backend, CaptureFormat, PendingSnapshot, Slot
+from stepreel.storage.inspection import inspect
 
 from .recordings import check_clip, is_balanced, poll_until, shown_steps
 

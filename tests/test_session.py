@@ -12,10 +12,10 @@ import structlog
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.clip import ClipState
-from stepreel.encoders.inspection import inspect
-from stepreel.encoders.recovery import recover
-from stepreel.encoders.session_files import is_record, session_stems
 from stepreel.session import SessionLog, launched_rank
+from stepreel.storage.inspection import inspect
+from stepreel.storage.recovery import recover
+from stepreel.storage.session_files import is_record, session_stems
 
 
 def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from stepreel import (
     Segment,
 )
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import Backend, CaptureFormat
+from stepreel.interfaces import Backend, CaptureFormat
 
 from .recordings import check_clip, expand
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from ..clip import Renderer, RendererArchive
 from ..errors import BackendError
+from ..interfaces import Renderer, RendererArchive
 from .camera import Camera
 
 MAKERS = {

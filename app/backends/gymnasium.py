@@ -6,8 +6,9 @@ from typing import Any
 
 import gymnasium
 
-from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
+from ..clip import CaptureRequest, Frame
 from ..errors import BackendError, CaptureError, ConfigurationError, RenderModeError
+from ..interfaces import Backend, CaptureFormat, Slot
 from .pixels import copy_pixels
 
 _BACKENDS = ("auto", "render", "mujoco")
@@ -86,7 +87,7 @@ class GymnasiumBackend:
         self._size: tuple[int | None, int | None] = (None, None)
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`.
+        """See `stepreel.interfaces.Backend.open`.
 
         The size of its pictures is the environment's own affair: where one is given, other pictures are refused.
         """
@@ -101,7 +102,7 @@ class GymnasiumBackend:
         )
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Frame:
-        """See `stepreel.clip.Backend.capture`."""
+        """See `stepreel.interfaces.Backend.capture`."""
         frame = copy_pixels(self._picture(), slot)
         width, height = self._size
         if frame.width != (width or frame.width) or frame.height != (height or frame.height):
@@ -112,7 +113,7 @@ class GymnasiumBackend:
         return frame
 
     def close(self) -> None:
-        """See `stepreel.clip.Backend.close`."""
+        """See `stepreel.interfaces.Backend.close`."""
 
     def _picture(self) -> object:
         try:

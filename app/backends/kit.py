@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import CaptureFormat, CaptureRequest, ClipRequest, Frame, Report, Slot
+from ..clip import CaptureRequest, ClipRequest, Frame
 from ..errors import BackendError, CaptureError, ConfigurationError
+from ..interfaces import CaptureFormat, Report, Slot
 from .camera import Camera, CameraSource, current_camera
 from .pixels import copy_pixels
 
@@ -101,7 +102,7 @@ class KitBackend:
         self.empty_count = 0
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`. Waits, within bounds, for Kit's first picture.
+        """See `stepreel.interfaces.Backend.open`. Waits, within bounds, for Kit's first picture.
 
         Raises:
             BackendError: Kit is not running here, no stage is open, or the camera prim is not there.
@@ -129,11 +130,11 @@ class KitBackend:
         )
 
     def report_to(self, report: Report) -> None:
-        """See `stepreel.clip.ReportingBackend.report_to`."""
+        """See `stepreel.interfaces.ReportingBackend.report_to`."""
         self._report = report
 
     def clip_began(self, clip: ClipRequest) -> None:
-        """See `stepreel.clip.ClipListener.clip_began`. Resumes the rendering where each step is drawn anyway."""
+        """See `stepreel.interfaces.ClipListener.clip_began`. Resumes the rendering where each step is drawn anyway."""
         if self._is_drawn is not None:
             self._open_product().resume()
             self._is_clip_open = self._is_picture_stale = True
@@ -165,7 +166,7 @@ class KitBackend:
         return frame
 
     def clip_ended(self, clip: ClipRequest) -> None:
-        """See `stepreel.clip.ClipListener.clip_ended`. Pauses the rendering."""
+        """See `stepreel.interfaces.ClipListener.clip_ended`. Pauses the rendering."""
         if self._is_clip_open:
             self._is_clip_open = False
             self._pause(self._open_product())

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import CaptureFormat, CaptureRequest, Slot, Snapshot
+from ..clip import CaptureRequest, Snapshot
 from ..errors import BackendError, CaptureError, ConfigurationError
+from ..interfaces import CaptureFormat, Slot
 from .camera import Camera, CameraSource, current_camera
 from .drawing_place import choose_place
 from .mujoco_renderer import (
@@ -96,7 +97,7 @@ class MujocoBackend:
         _option_fields(scene_option, self._simulation)
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`. Makes no OpenGL context.
+        """See `stepreel.interfaces.Backend.open`. Makes no OpenGL context.
 
         Raises:
             BackendError: the model can't be recorded.
@@ -106,7 +107,7 @@ class MujocoBackend:
         return self._read_model()
 
     def renewed(self) -> CaptureFormat | None:
-        """See `stepreel.clip.RenewableBackend.renewed`: another format once there is another model."""
+        """See `stepreel.interfaces.RenewableBackend.renewed`: another format once there is another model."""
         scene = self._scene
         return None if scene is not None and self._simulation.model is scene.model else self._read_model()
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import RendererArchive
 from ..errors import BackendError, CaptureError, RendererUnavailableError
+from ..interfaces import RendererArchive
 from .camera import Camera
 from .drawing_place import DrawingPlace, choose_place
 
@@ -170,7 +170,7 @@ class MujocoRenderer:
         self._picture = np.empty_like(self._drawn)
 
     def render(self, snapshot: Pixels) -> Pixels:
-        """See `stepreel.clip.Renderer.render`.
+        """See `stepreel.interfaces.Renderer.render`.
 
         Raises:
             CaptureError: the snapshot is not of this model, or a position in it is not a finite number.
@@ -199,7 +199,7 @@ class MujocoRenderer:
         self._context.free()
 
     def to_archive(self) -> RendererArchive:
-        """See `stepreel.clip.ArchivableRenderer.to_archive`."""
+        """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
         view = self._view
         return RendererArchive(
             kind=_KIND,

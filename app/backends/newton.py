@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..clip import CaptureFormat, CaptureRequest, PendingSnapshot, Slot, Snapshot
+from ..clip import CaptureRequest, Snapshot
 from ..errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError, StepreelError
+from ..interfaces import CaptureFormat, PendingSnapshot, Slot
 from .camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
 from .colour import checked_range
 from .drawing_place import DrawingPlace, choose_place
@@ -113,7 +114,7 @@ class NewtonBackend:
         return self._name
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`. Compiles nothing and makes no OpenGL context.
+        """See `stepreel.interfaces.Backend.open`. Compiles nothing and makes no OpenGL context.
 
         Raises:
             BackendError: the model or its state can't be recorded.
@@ -123,7 +124,7 @@ class NewtonBackend:
         return self._announce(self._current_model(), self._wish)
 
     def renewed(self) -> CaptureFormat | None:
-        """See `stepreel.clip.RenewableBackend.renewed`: another format once the model is another, or has other counts.
+        """See `stepreel.interfaces.RenewableBackend.renewed`: another format once the model, or its counts, changed.
 
         Raises:
             BackendError: the model of now, or its state, can't be recorded.

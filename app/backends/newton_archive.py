@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import RendererArchive
 from ..errors import BackendError
+from ..interfaces import RendererArchive
 from .camera import Camera, Vector
 from .colour import checked_range
 from .newton_scene import Floats, HeightfieldSource, Ints, MeshSource, Scene, Source

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import PendingSnapshot, Snapshot
+from ..clip import Snapshot
 from ..errors import CaptureError, SourceChangedError
+from ..interfaces import PendingSnapshot
 from .newton_scene import Floats, Selection
 
 _STATES_REMEMBERED = 8
@@ -133,7 +134,7 @@ class _Staging:
 
 
 class _DeviceSnapshot:
-    """A snapshot on its way from the device; see `stepreel.clip.PendingSnapshot`."""
+    """A snapshot on its way from the device; see `stepreel.interfaces.PendingSnapshot`."""
 
     def __init__(self, staging: _Staging, target: NDArray[np.uint8]) -> None:
         self._staging = staging

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..clip import RendererArchive
 from ..errors import BackendError, RendererUnavailableError
+from ..interfaces import RendererArchive
 from .camera import Camera
 from .newton_archive import to_archive, view_of
 from .newton_gl import GlPainter
@@ -59,7 +59,7 @@ class _TileRenderer:
             self._painters, self._opened = painters, stack.pop_all()
 
     def render(self, snapshot: Pixels) -> Pixels:
-        """See `stepreel.clip.Renderer.render`.
+        """See `stepreel.interfaces.Renderer.render`.
 
         Raises:
             CaptureError: a body or particle is nowhere, or the snapshot is of something else.
@@ -79,7 +79,7 @@ class _TileRenderer:
         self._opened.close()
 
     def to_archive(self) -> RendererArchive:
-        """See `stepreel.clip.ArchivableRenderer.to_archive`."""
+        """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
         return to_archive(self.view)
 
 
@@ -132,7 +132,7 @@ class FallbackRenderer:
         raise RendererUnavailableError("; ".join(map(str, refusals))) from refusals[0]
 
     def render(self, snapshot: Pixels) -> Pixels:
-        """See `stepreel.clip.Renderer.render`."""
+        """See `stepreel.interfaces.Renderer.render`."""
         if self._opened is None:
             raise BackendError("asked to render before the renderer was opened; call open first")
         return self._opened.render(snapshot)
@@ -143,7 +143,7 @@ class FallbackRenderer:
             self._opened.close()
 
     def to_archive(self) -> RendererArchive:
-        """See `stepreel.clip.ArchivableRenderer.to_archive`."""
+        """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
         return to_archive(self.view)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import Frame, Slot
+from ..clip import Frame
 from ..errors import CaptureError
+from ..interfaces import Slot
 
 _ALLOWED = "a numpy array of uint8, shape [height, width, 3], [height, width, 4] or [height, width], with sides above 0"
 

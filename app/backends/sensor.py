@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import CaptureFormat, CaptureRequest, Frame, PendingSnapshot, RendererArchive, Slot, Snapshot
+from ..clip import CaptureRequest, Frame, Snapshot
 from ..config import MAX_SIDE
 from ..errors import BackendError, CaptureError, ConfigurationError, SourceUnavailableError
+from ..interfaces import CaptureFormat, PendingSnapshot, RendererArchive, Slot
 from .camera import Camera
 from .colour import checked_range, depth_to_rgb, labels_to_rgb, normals_to_rgb
 from .pixels import copy_channels
@@ -105,7 +106,7 @@ class SensorBackend:
         self._source: _PixelSource | _RawSource | _DeviceSource | None = None
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`. The size is the sensor's, times the tiles; any `worker_device` will do.
+        """See `stepreel.interfaces.Backend.open`. The size: the sensor's, times the tiles; any `worker_device` will do.
 
         Raises:
             BackendError: the sensor has no such output, or none of this shape.
@@ -219,23 +220,23 @@ class SensorRenderer:
         self._picture = np.empty((0, 0, 3), np.uint8)
 
     def open(self) -> None:
-        """See `stepreel.clip.Renderer.open`."""
+        """See `stepreel.interfaces.Renderer.open`."""
         width, height = self._view.tiles.size
         self._picture = np.zeros((height, width, 3), np.uint8)
 
     def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """See `stepreel.clip.Renderer.render`."""
+        """See `stepreel.interfaces.Renderer.render`."""
         held = snapshot.view(self._view.dtype).reshape(self._view.shape)
         for part, pixels in zip(self._view.tiles.parts(self._picture), self._coloured(held), strict=True):
             copy_channels(part, pixels)
         return self._picture
 
     def close(self) -> None:
-        """See `stepreel.clip.Renderer.close`."""
+        """See `stepreel.interfaces.Renderer.close`."""
         self._picture = np.empty((0, 0, 3), np.uint8)
 
     def to_archive(self) -> RendererArchive:
-        """See `stepreel.clip.ArchivableRenderer.to_archive`."""
+        """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
         view, tiles = self._view, self._view.tiles
         return RendererArchive(
             kind="sensor",
@@ -383,7 +384,7 @@ class _Staging:
 
 
 class _DeviceSnapshot:
-    """A capture on its way from the device; see `stepreel.clip.PendingSnapshot`."""
+    """A capture on its way from the device; see `stepreel.interfaces.PendingSnapshot`."""
 
     def __init__(self, staging: _Staging, target: NDArray[np.uint8]) -> None:
         self._staging = staging

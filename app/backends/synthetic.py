@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import CaptureFormat, CaptureRequest, Frame, PendingSnapshot, RendererArchive, Slot, Snapshot
+from ..clip import CaptureRequest, Frame, Snapshot
 from ..errors import BackendError, CaptureError
+from ..interfaces import CaptureFormat, PendingSnapshot, RendererArchive, Slot
 from .camera import Camera
 
 _BITS = 40
@@ -72,7 +73,7 @@ class SyntheticBackend:
         self._renderer: SyntheticRenderer | None = None
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`; every `worker_device` will do."""
+        """See `stepreel.interfaces.Backend.open`; every `worker_device` will do."""
         renderer = SyntheticRenderer(
             width=self._size[0] if width is None else width,
             height=self._size[1] if height is None else height,
@@ -93,7 +94,7 @@ class SyntheticBackend:
         )
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Frame | Snapshot | PendingSnapshot:
-        """See `stepreel.clip.Backend.capture`."""
+        """See `stepreel.interfaces.Backend.capture`."""
         renderer = self._renderer
         if renderer is None:
             raise CaptureError("the synthetic backend is not open")
@@ -144,12 +145,12 @@ class SyntheticRenderer:
         self._picture: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
 
     def open(self) -> None:
-        """See `stepreel.clip.Renderer.open`."""
+        """See `stepreel.interfaces.Renderer.open`."""
         self._scenery = _draw_scenery(self.width, self.height)
         self._disc = _draw_disc(min(self.width, self.height) // 4)
 
     def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """See `stepreel.clip.Renderer.render`; `CaptureError` at the failing steps."""
+        """See `stepreel.interfaces.Renderer.render`; `CaptureError` at the failing steps."""
         (step,) = _SNAPSHOT.unpack(snapshot.tobytes())
         if self._picture.size == 0:
             self._picture = np.empty((self.height, self.width, 3), np.uint8)
@@ -177,11 +178,11 @@ class SyntheticRenderer:
         _write_step(target, step)
 
     def close(self) -> None:
-        """See `stepreel.clip.Renderer.close`."""
+        """See `stepreel.interfaces.Renderer.close`."""
         self._scenery = self._picture = np.empty((0, 0, 3), np.uint8)
 
     def to_archive(self) -> RendererArchive:
-        """See `stepreel.clip.ArchivableRenderer.to_archive`."""
+        """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
         return RendererArchive(kind="synthetic", arrays={}, settings={"width": self.width, "height": self.height})
 
     def _disc_place(self, step: int) -> tuple[int, int]:

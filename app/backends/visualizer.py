@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..clip import CaptureFormat, CaptureRequest, Frame, Slot
+from ..clip import CaptureRequest, Frame
 from ..errors import BackendError, CaptureError
+from ..interfaces import CaptureFormat, Slot
 from .pixels import copy_pixels
 
 _METHODS = {False: "render_rgb_array", True: "render_tiled_rgb_array"}
@@ -52,7 +53,7 @@ class VisualizerBackend:
         self._thread = 0
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`. The size is the visualizer's own; another is refused."""
+        """See `stepreel.interfaces.Backend.open`. The size is the visualizer's own; another is refused."""
         self._size = (width, height)
         self._thread = threading.get_ident()
         return CaptureFormat(
@@ -84,7 +85,7 @@ class VisualizerBackend:
         return frame
 
     def close(self) -> None:
-        """See `stepreel.clip.Backend.close`."""
+        """See `stepreel.interfaces.Backend.close`."""
 
     def _picture(self) -> Any:
         try:

@@ -18,7 +18,7 @@ def inspect(ctx: click.Context, path: Path) -> None:
 
     One line for each difference, and exit 1, where there is any.
     """
-    from ..encoders.inspection import inspect as inspect_clips
+    from ..storage.inspection import inspect as inspect_clips
 
     inspection = inspect_clips(path)
     if not inspection.clips:

@@ -17,7 +17,7 @@ from .clip_table import dropped_by_cause
 from .printable import printable
 
 if TYPE_CHECKING:
-    from ..encoders.recovery import MendedClip, Recovery
+    from ..storage.recovery import MendedClip, Recovery
 
 _PIPE_WIDTH = 200
 """Columns of the table where nobody says how wide the screen is."""
@@ -41,7 +41,7 @@ def recover(ctx: click.Context, folders: tuple[Path, ...], *, dry_run: bool, as_
     Exit 0: all is well, or mended without a frame lost, or still being recorded. 3: mended, and a mended clip lacks
     frames or was cut short. 1: something can't be mended, and says why; the rest was.
     """
-    from ..encoders.recovery import recover as recover_clips
+    from ..storage.recovery import recover as recover_clips
 
     recoveries = []
     for folder in folders:

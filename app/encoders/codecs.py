@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import floor
-from typing import Any
 
 import av
 from av.video.codeccontext import VideoCodecContext
@@ -27,24 +26,6 @@ X264_PRESETS = (
     *("medium", "slow", "slower", "veryslow", "placebo"),
 )
 """Those of libx264 and libx265, fastest first."""
-
-_SCALER_THREADS = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
-TO_VIDEO_COLORS: dict[str, Any] = {
-    "src_colorspace": "ITU709",
-    "dst_colorspace": "ITU709",
-    "src_color_range": "JPEG",
-    "dst_color_range": "MPEG",
-    # Measured: the closest to the picture of all, and as cheap as any but POINT.
-    "interpolation": "AREA",
-    **_SCALER_THREADS,
-}
-"""Converts sRGB to limited-range BT.709, for `VideoReformatter.reformat`; both sides are said, nothing is guessed."""
-FROM_VIDEO_COLORS: dict[str, Any] = {
-    **TO_VIDEO_COLORS,
-    "src_color_range": "MPEG",
-    "dst_color_range": "JPEG",
-}
-"""The way back."""
 
 _PLAIN_FORMATS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
 _PROBE_FRAME_COUNT = 4

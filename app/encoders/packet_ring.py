@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ..clip import Segment
 from ..errors import EncodeError
+from ..storage.files import PART_SUFFIX
+from ..storage.segment_container import PartFile, SegmentLabel, encode_error, open_container, publish
 from .codecs import EncodeSettings
-from .files import PART_SUFFIX
-from .segment_writer import PartFile, SegmentFile, SegmentLabel, encode_error, open_container, publish
+from .segment_writer import SegmentFile
 
 
 class MemoryFile:

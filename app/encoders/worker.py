@@ -25,13 +25,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import DropCause, Renderer
+from ..clip import DropCause
 from ..errors import CodecUnavailableError, EncodeError, StepreelError
 from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
+from ..interfaces import Renderer
+from ..storage.files import PART_SUFFIX
+from ..storage.folder_lock import FolderLock
+from ..storage.remux import salvage
 from .codecs import EncodeSettings, as_fraction, choose_codec
 from .cpus import TrainingApart
-from .files import PART_SUFFIX
-from .folder_lock import FolderLock
 from .packet_ring import PacketRing
 from .protocol import (
     BeginClip,
@@ -57,7 +59,6 @@ from .protocol import (
     StreamOpened,
     to_bytes,
 )
-from .salvage import salvage
 from .segment_writer import ClipWriter
 
 _ORPHAN_GRACE_S = 1.5

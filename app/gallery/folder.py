@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..clip import Clip, ClipState
-from ..encoders.files import open_ordinary
-from ..encoders.folder_lock import is_recorded_into
-from ..encoders.manifest import is_file_of, read_manifest
-from ..encoders.session_files import is_record, session_stem, session_stems
 from ..errors import OutputError
 from ..pace import Pace, pace_file, read_pace
+from ..storage.files import open_ordinary
+from ..storage.folder_lock import is_recorded_into
+from ..storage.manifest import is_file_of, read_manifest
+from ..storage.session_files import is_record, session_stem, session_stems
 
 MOST_CLIPS = 5000
 """Clips of one page; of more, the latest."""

@@ -16,8 +16,8 @@ from io import BufferedReader
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from ..encoders.files import open_ordinary
 from ..errors import OutputError
+from ..storage.files import open_ordinary
 from .folder import FolderReader, FoundClip, Shelf
 from .page import Sources, policy_of_server, state_of, to_card, to_page
 from .strips import Pictures, make_pictures

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clip import Clip
-from ..encoders.contact_strip import contact_strip
-from ..encoders.pictures import to_jpeg
 from ..errors import StepreelError
+from ..storage.contact_strip import contact_strip
+from ..storage.pictures import to_jpeg
 from .folder import FoundClip
 
 PICTURE_COUNT = 4

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..encoders.files import open_ordinary
 from ..errors import OutputError
+from ..storage.files import open_ordinary
 from .folder import FolderReader, FoundClip, Shelf
 from .page import GENERATOR, Sources, to_page
 from .strips import Pictures, make_pictures

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..clip import Clip
-from ..encoders.encoded_frames import EncodedFrame, encoded_frames
-from ..encoders.manifest import read_manifest
 from ..errors import HookError
+from ..storage.encoded_frames import EncodedFrame, encoded_frames
+from ..storage.manifest import read_manifest
 from .background import BackgroundHook, stream_key
 
 if TYPE_CHECKING:

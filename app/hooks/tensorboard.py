@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clip import Clip
-from ..encoders.contact_strip import contact_strip
 from ..statistics import describe_clip
+from ..storage.contact_strip import contact_strip
 from .background import BackgroundHook, stream_key
 
 

@@ -13,9 +13,10 @@ from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
 
 from ..backends.pixels import copy_pixels
-from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
+from ..clip import Frame
 from ..config import RecorderConfig
 from ..errors import CaptureError
+from ..interfaces import Backend, ClipHook, SegmentHook, Slot
 from .clip_taker import ClipTaker, VideoArguments
 from .pictures import PictureBackend, check_render_mode, choose_snapshots, describe
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import logger
 
-from ..clip import Backend, ClipHook, SegmentHook
 from ..config import RecorderConfig
 from ..errors import ConfigurationError
+from ..interfaces import Backend, ClipHook, SegmentHook
 
 if TYPE_CHECKING:
     from ..blocking import Recorder

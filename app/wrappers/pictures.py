@@ -9,8 +9,9 @@ import gymnasium
 import numpy as np
 
 from ..backends.gymnasium import GymnasiumBackend, choose_backend
-from ..clip import Backend, CaptureFormat, CaptureRequest, Frame, Slot
+from ..clip import CaptureRequest, Frame
 from ..errors import BackendError, CaptureError, ConfigurationError, RenderModeError
+from ..interfaces import Backend, CaptureFormat, Slot
 
 
 class PictureBackend:
@@ -28,7 +29,7 @@ class PictureBackend:
         self._size: tuple[int | None, int | None] = (None, None)
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
-        """See `stepreel.clip.Backend.open`."""
+        """See `stepreel.interfaces.Backend.open`."""
         self._size = (width, height)
         return CaptureFormat(
             width=width,
@@ -39,7 +40,7 @@ class PictureBackend:
         )
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Frame:
-        """See `stepreel.clip.Backend.capture`."""
+        """See `stepreel.interfaces.Backend.capture`."""
         frame = self._draw(slot)
         width, height = self._size
         if frame.width != (width or frame.width) or frame.height != (height or frame.height):
@@ -50,7 +51,7 @@ class PictureBackend:
         return frame
 
     def close(self) -> None:
-        """See `stepreel.clip.Backend.close`."""
+        """See `stepreel.interfaces.Backend.close`."""
 
 
 def check_render_mode(render_mode: object) -> None:

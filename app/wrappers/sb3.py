@@ -13,9 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ..backends.pixels import copy_pixels
-from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
+from ..clip import Frame
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError, RenderModeError
+from ..interfaces import Backend, ClipHook, SegmentHook, Slot
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
 from .pictures import PictureBackend, checked_indices, choose_snapshots_of, refuse_snapshots
 

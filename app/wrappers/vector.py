@@ -15,9 +15,10 @@ from gymnasium.core import ActType, ObsType, RenderFrame
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from ..backends.pixels import copy_pixels, tile_pixels
-from ..clip import Backend, ClipHook, Frame, SegmentHook, Slot
+from ..clip import Frame
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
+from ..interfaces import Backend, ClipHook, SegmentHook, Slot
 from .clip_taker import ClipTaker, VideoArguments, refuse_keep
 from .pictures import (
     PictureBackend,

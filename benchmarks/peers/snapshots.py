@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stepreel.clip import CaptureFormat, CaptureRequest, Slot, Snapshot
+from stepreel.clip import CaptureRequest, Snapshot
+from stepreel.interfaces import CaptureFormat, Slot
 
 from .plan import Plan
 from .workload import PictureEnv, Scene, Work

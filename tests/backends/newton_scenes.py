@@ -23,8 +23,9 @@ import warp as wp
 
 from stepreel.backends.drawing_place import choose_place
 from stepreel.backends.newton import NewtonBackend
-from stepreel.clip import CaptureFormat, CaptureRequest, ClipRequest, Snapshot
+from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
 from stepreel.frame_pool import PoolSlot
+from stepreel.interfaces import CaptureFormat
 
 Pixels = NDArray[np.uint8]
 Vector = tuple[float, float, float]

@@ -8,8 +8,8 @@ import pytest
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.synthetic import SyntheticBackend, read_step
-from stepreel.clip import ArchivableRenderer, RendererArchive
 from stepreel.errors import BackendError
+from stepreel.interfaces import ArchivableRenderer, RendererArchive
 
 SNAPSHOT = np.frombuffer((77).to_bytes(8, "little"), np.uint8)
 

@@ -14,8 +14,9 @@ from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.isaaclab_scene import AssetCamera
 from stepreel.backends.selection import OriginType, Viewpoint
 from stepreel.backends.sensor import SensorBackend
-from stepreel.clip import CaptureRequest, ClipRequest, PendingSnapshot
+from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import PendingSnapshot
 
 torch: Any = pytest.importorskip("torch")
 

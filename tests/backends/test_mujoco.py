@@ -31,9 +31,10 @@ from stepreel.backends.drawing_place import DrawingPlace, choose_place
 from stepreel.backends.gymnasium import GymnasiumBackend, choose_backend
 from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.mujoco_renderer import MujocoRenderer, gl_environment
-from stepreel.clip import ArchivableRenderer, Backend, CaptureFormat, CaptureRequest, ClipRequest, RendererArchive
+from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import ArchivableRenderer, Backend, CaptureFormat, RendererArchive
 from stepreel.rendering import render_clip
 
 Pixels = NDArray[np.uint8]

@@ -25,9 +25,9 @@ from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
-from stepreel.clip import ArchivableRenderer, CaptureFormat, RendererArchive
 from stepreel.errors import BackendError, CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import ArchivableRenderer, CaptureFormat, RendererArchive
 
 from .newton_scenes import (
     HEIGHT,

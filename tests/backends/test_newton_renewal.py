@@ -20,9 +20,10 @@ import newton
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton_renderer import WarpRenderer
-from stepreel.clip import ClipState, DropCause, RenewableBackend
+from stepreel.clip import ClipState, DropCause
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceChangedError
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import RenewableBackend
 
 from .newton_scenes import HEIGHT, REQUEST, WIDTH, captured, draw_here, opened, sphere, worlds_of
 

@@ -21,9 +21,9 @@ from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
 from stepreel.backends.newton_view import TILE_GAP, View
 from stepreel.backends.newton_worlds import Worlds
-from stepreel.clip import CaptureFormat
 from stepreel.errors import BackendError, ConfigurationError
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import CaptureFormat
 
 from .newton_scenes import (
     HEIGHT,

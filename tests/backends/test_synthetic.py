@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stepreel.backends.synthetic import SyntheticBackend, read_step
-from stepreel.clip import CaptureRequest, ClipRequest, Frame, Renderer, Snapshot
+from stepreel.clip import CaptureRequest, ClipRequest, Frame, Snapshot
 from stepreel.errors import BackendError, CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.interfaces import Renderer
 
 Picture = NDArray[np.uint8]
 STEPS = st.integers(-(2**31), 2**31 - 1)

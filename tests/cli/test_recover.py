@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from stepreel.clip import ClipState, DropCause
-from stepreel.encoders.folder_lock import FolderLock
-from stepreel.encoders.manifest import read_manifest, write_manifest
+from stepreel.storage.folder_lock import FolderLock
+from stepreel.storage.manifest import read_manifest, write_manifest
 
-from ..encoders.leftovers import NAME, contents, dropped, leave, leave_clip, state_of
+from ..storage.leftovers import NAME, contents, dropped, leave, leave_clip, state_of
 from .conftest import Command
 
 
@@ -67,7 +67,7 @@ def test_what_can_not_be_mended_is_a_line_and_exit_1_and_the_rest_goes_on(stepre
 def test_a_folder_that_is_recorded_into_is_left_alone_with_exit_0(
     stepreel: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepreel.encoders.recovery._ORPHAN_S", 0.1)
+    monkeypatch.setattr("stepreel.storage.recovery._ORPHAN_S", 0.1)
     leave_clip(tmp_path, 25)
     lock = FolderLock.share(tmp_path)
     before = contents(tmp_path)

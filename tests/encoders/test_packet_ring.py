@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from stepreel import EncodeError
 from stepreel.backends.synthetic import SyntheticRenderer
 from stepreel.encoders.codecs import EncodeSettings
-from stepreel.encoders.inspection import decode_frames
 from stepreel.encoders.packet_ring import PacketRing
+from stepreel.storage.inspection import decode_frames
 
 from ..recordings import timed_steps
 

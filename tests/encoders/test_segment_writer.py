@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 import stepreel
 from stepreel.clip import DropCause, Segment
 from stepreel.encoders.codecs import EncodeSettings
-from stepreel.encoders.inspection import decode_frames
-from stepreel.encoders.segment_writer import ClipWriter, SegmentLabel
+from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import EncodeError
+from stepreel.storage.inspection import decode_frames
+from stepreel.storage.segment_container import SegmentLabel
 
 SETTINGS = EncodeSettings(
     codec="libx264",

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepreel.backends.synthetic import SyntheticBackend, SyntheticRenderer
-from stepreel.clip import CaptureFormat, CaptureRequest, Slot, Snapshot
+from stepreel.clip import CaptureRequest, Snapshot
+from stepreel.interfaces import CaptureFormat, Slot
 
 Picture = NDArray[np.uint8]
 

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stepreel.encoders.recovery import recover
+from stepreel.storage.recovery import recover
 
 from . import evidence
 from .diary import Diary, Progress

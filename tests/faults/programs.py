@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import Backend
+from stepreel.interfaces import Backend
 
 from .diary import Diary, Holdings, Progress, held_beyond
 

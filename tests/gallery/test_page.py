@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 
 from stepreel.clip import Clip, ClipState, DropCause
-from stepreel.encoders.folder_lock import LOCK_FILE, FolderLock, is_recorded_into
-from stepreel.encoders.manifest import read_manifest
 from stepreel.errors import OutputError
 from stepreel.gallery import folder as folder_module
 from stepreel.gallery.folder import FolderReader, Shelf
@@ -25,6 +23,8 @@ from stepreel.gallery.plots import StepTimes, run_plot, step_time_line, timeline
 from stepreel.gallery.text import attribute, duration, link, number, quantity, size
 from stepreel.gallery.writing import PAGE_FILE, write_gallery
 from stepreel.pace import PACE_FILE, Pace
+from stepreel.storage.folder_lock import LOCK_FILE, FolderLock, is_recorded_into
+from stepreel.storage.manifest import read_manifest
 
 from .conftest import manifest_of
 

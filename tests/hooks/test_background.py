@@ -13,7 +13,7 @@ from stepreel import Clip, HookError, Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.hooks.background import MOST_WAITING, BackgroundHook, stream_key
 
-from ..encoders.leftovers import state_of
+from ..storage.leftovers import state_of
 
 
 class Told(BackgroundHook):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stepreel.encoders.manifest import read_manifest
 from stepreel.hooks.mlflow import MlflowHook
+from stepreel.storage.manifest import read_manifest
 
 from .recorded import record
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stepreel import ConfigurationError, RecorderConfig
-from stepreel.encoders.manifest import read_manifest
+from stepreel.storage.manifest import read_manifest
 
 from ..wrappers.film import Film, numbers_in
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stepreel.encoders.folder_lock import is_recorded_into
-from stepreel.encoders.recovery import recover
+from stepreel.storage.folder_lock import is_recorded_into
+from stepreel.storage.recovery import recover
 
 from ..faults import evidence
 from ..recordings import poll_until

@@ -17,7 +17,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from stepreel import ClipState
 from stepreel.backends.drawing_place import choose_place
-from stepreel.encoders.manifest import read_manifest
+from stepreel.storage.manifest import read_manifest
 from stepreel.wrappers import RecordVideo
 from stepreel.wrappers.vector import RecordVideo as RecordVectorVideo
 

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 
 from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, RecordingError, add_video_arguments
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.encoders.manifest import read_manifest
 from stepreel.keep import BestReturn
+from stepreel.storage.manifest import read_manifest
 from stepreel.wrappers import RecordVideo, clip_taker
 
 from ..recordings import poll_until, shown_steps

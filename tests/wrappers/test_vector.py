@@ -17,8 +17,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig
-from stepreel.encoders.manifest import read_manifest
 from stepreel.keep import failed
+from stepreel.storage.manifest import read_manifest
 from stepreel.wrappers.vector import LastPicture, RecordVideo
 
 from .film import Film, numbers_in

@@ -9,8 +9,8 @@ import av
 from ..clip import Segment
 from ..errors import EncodeError
 from .files import sync_folder
+from .segment_container import Packet, PartFile, encode_error, open_container, publish
 from .segment_reader import SegmentReader, open_segment
-from .segment_writer import Packet, PartFile, encode_error, open_container, publish
 
 DRAFT_SUFFIX = ".salvage"
 """Ends the name of a file that is being mended; whatever bears it may be deleted."""

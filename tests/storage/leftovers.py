@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stepreel.clip import Clip, ClipState, DropCause, FrameCounts, Segment
 from stepreel.encoders.codecs import EncodeSettings
-from stepreel.encoders.manifest import write_manifest
 from stepreel.encoders.segment_writer import ClipWriter
+from stepreel.storage.manifest import write_manifest
 
 SETTINGS = EncodeSettings(
     codec="libx264",

@@ -14,7 +14,7 @@ import av
 from ..clip import Clip, ClipState, DropCause, FrameCounts, Ranges, Segment, SnapshotFile, steps_in, to_ranges
 from .files import PART_SUFFIX
 from .manifest import MAX_STEPS
-from .salvage import Tally, measure
+from .remux import Tally, measure
 from .segment_reader import ends_before_first_frame
 from .snapshot_file import SnapshotsAbout
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepreel.clip import Clip, ClipState, DropCause, FrameCounts
-from stepreel.encoders.folder_lock import LOCK_FILE, FolderLock
-from stepreel.encoders.inspection import decode_frames, inspect
-from stepreel.encoders.manifest import read_manifest, reserve_name, write_manifest
-from stepreel.encoders.recovery import Recovery, recover
 from stepreel.errors import OutputError
+from stepreel.storage.folder_lock import LOCK_FILE, FolderLock
+from stepreel.storage.inspection import decode_frames, inspect
+from stepreel.storage.manifest import read_manifest, reserve_name, write_manifest
+from stepreel.storage.recovery import Recovery, recover
 
 from .leftovers import NAME, SETTINGS, STRIDE, contents, dropped, leave, leave_clip, state_of
 
@@ -188,7 +188,7 @@ def test_a_disk_that_is_still_full_is_a_problem_until_there_is_room(tmp_path: Pa
     leave_clip(tmp_path, 25)
     before = contents(tmp_path)
     script = (
-        "import resource, signal, sys; from pathlib import Path; from stepreel.encoders.recovery import recover\n"
+        "import resource, signal, sys; from pathlib import Path; from stepreel.storage.recovery import recover\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "print(*recover(Path(sys.argv[1])).problems)"
@@ -394,7 +394,7 @@ def test_segments_of_another_clip_are_not_taken_in(tmp_path: Path) -> None:
 HOLDER = """
 import os, sys
 from pathlib import Path
-from stepreel.encoders.folder_lock import FolderLock
+from stepreel.storage.folder_lock import FolderLock
 
 lock = FolderLock.share(Path(sys.argv[1]))
 if "fork" in sys.argv and os.fork() == 0:
@@ -417,7 +417,7 @@ def hold(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_a_folder_that_is_recorded_into_is_left_alone_until_its_recorder_is_killed(
     tmp_path: Path, dry_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepreel.encoders.recovery._ORPHAN_S", 0.2)
+    monkeypatch.setattr("stepreel.storage.recovery._ORPHAN_S", 0.2)
     leave_clip(tmp_path, 25)
     with hold(tmp_path) as first, hold(tmp_path) as second:
         before = contents(tmp_path)
@@ -717,7 +717,7 @@ def test_a_segment_that_says_it_has_millions_of_frames_takes_no_memory(
     ],
 )
 def test_a_label_is_data(tmp_path: Path, comment: dict[str, Any]) -> None:
-    from stepreel.encoders.segment_writer import SegmentLabel
+    from stepreel.storage.segment_container import SegmentLabel
 
     label = {"stepreel": 1, "clip": NAME, "start_step": 0, "frame_stride": STRIDE, "fps": "30", **comment}
     found = SegmentLabel.from_comment(json.dumps(label))

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ..clip import RendererArchive, SnapshotFile
+from ..clip import SnapshotFile
 from ..errors import OutputError
+from ..interfaces import RendererArchive
 from .files import PART_SUFFIX, open_ordinary, sync_folder
 
 SNAPSHOTS_SUFFIX = ".snapshots.npz"

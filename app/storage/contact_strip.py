@@ -13,10 +13,10 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from ..errors import OutputError
-from .codecs import FROM_VIDEO_COLORS
 from .inspection import open_decodable, timed_frames
 from .manifest import read_manifest
 from .segment_reader import SegmentReader
+from .video_colors import FROM_VIDEO_COLORS
 
 _MOST_ASPECT = 16
 """Of a picture: one that is wider is squeezed, as a file could ask for any amount of memory."""

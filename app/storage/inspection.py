@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from ..clip import Clip, ClipState, FrameCounts, Segment, SnapshotFile, steps_in
 from ..errors import OutputError
-from .codecs import FROM_VIDEO_COLORS
 from .files import PART_SUFFIX
 from .manifest import MAX_STEPS, is_file_of, read_manifest
+from .segment_container import SegmentLabel
 from .segment_reader import SegmentReader, open_segment
-from .segment_writer import SegmentLabel
 from .session_files import is_record
 from .snapshot_file import SnapshotReader
+from .video_colors import FROM_VIDEO_COLORS
 
 MP4_SUFFIXES = (".mp4", ".mp4" + PART_SUFFIX)
 _MAX_PIXELS = 2**27

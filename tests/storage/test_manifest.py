@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepreel.clip import Clip, ClipState, DropCause, FrameCounts, Segment
-from stepreel.encoders import manifest
-from stepreel.encoders.manifest import is_file_of, prune_clips, read_manifest, reserve_name, write_manifest
 from stepreel.errors import OutputError
+from stepreel.storage import manifest
+from stepreel.storage.manifest import is_file_of, prune_clips, read_manifest, reserve_name, write_manifest
 
 SEGMENT = Segment(file="run-step-300.mp4", first_step=300, last_step=449, frames=148, nbytes=812345, duration_s=5.0)
 CLIP = Clip(

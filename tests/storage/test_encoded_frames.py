@@ -12,14 +12,14 @@ import pytest
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from stepreel.encoders.encoded_frames import EncodedFrame, encoded_frames
-from stepreel.encoders.inspection import decode_frames
-from stepreel.encoders.manifest import write_manifest
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import OutputError
+from stepreel.storage.encoded_frames import EncodedFrame, encoded_frames
+from stepreel.storage.inspection import decode_frames
+from stepreel.storage.manifest import write_manifest
 
+from ..encoders.test_segment_writer import SETTINGS, number_in, picture, write
 from .leftovers import state_of
-from .test_segment_writer import SETTINGS, number_in, picture, write
 
 START_CODE = b"\x00\x00\x00\x01"
 DECODERS = {"h264": "h264", "hevc": "hevc", "av1": "libdav1d", "vp9": "vp9"}

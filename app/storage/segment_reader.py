@@ -16,7 +16,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from .files import open_ordinary
-from .segment_writer import Packet, SegmentLabel
+from .segment_container import Packet, SegmentLabel
 
 _BOX_HEAD_NBYTES = 8
 _HEAD_KINDS = (b"ftyp", b"free", b"moov", b"mdat")

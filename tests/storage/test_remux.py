@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 import stepreel
 from stepreel.encoders.codecs import EncodeSettings
-from stepreel.encoders.inspection import decode_frames
-from stepreel.encoders.salvage import salvage
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import EncodeError
+from stepreel.storage.inspection import decode_frames
+from stepreel.storage.remux import salvage
 
 SETTINGS = EncodeSettings(
     codec="libx264",

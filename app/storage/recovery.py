@@ -18,8 +18,8 @@ from ..errors import EncodeError, OutputError
 from .files import PART_SUFFIX, open_ordinary
 from .folder_lock import LOCK_FILE, FolderLock
 from .manifest import read_manifest, write_manifest
-from .mending import ClipReview, Plan, UnmendableError, clip_of_snapshots, with_snapshots
-from .salvage import salvage
+from .remux import salvage
+from .repair import ClipReview, Plan, UnmendableError, clip_of_snapshots, with_snapshots
 from .segment_reader import open_segment
 from .session_files import is_record, is_session_file, session_stems
 from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, measure_snapshots, salvage_snapshots

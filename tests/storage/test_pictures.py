@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from stepreel.encoders.pictures import to_jpeg
 from stepreel.errors import EncodeError
+from stepreel.storage.pictures import to_jpeg
 
 
 def test_a_jpeg_shows_the_picture_in_its_colours() -> None:

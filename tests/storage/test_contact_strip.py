@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from stepreel.clip import Clip
-from stepreel.encoders.contact_strip import contact_strip
-from stepreel.encoders.manifest import read_manifest, write_manifest
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import OutputError
+from stepreel.storage.contact_strip import contact_strip
+from stepreel.storage.manifest import read_manifest, write_manifest
 
+from ..encoders.test_segment_writer import SETTINGS, number_in, picture, write
 from .leftovers import state_of
-from .test_segment_writer import SETTINGS, number_in, picture, write
 
 WIDTH, HEIGHT = 96, 64
 

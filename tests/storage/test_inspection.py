@@ -12,11 +12,11 @@ import pytest
 
 from stepreel.clip import Clip, ClipState, DropCause, FrameCounts, Segment
 from stepreel.encoders.codecs import EncodeSettings
-from stepreel.encoders.inspection import decode_frames, inspect
-from stepreel.encoders.manifest import write_manifest
-from stepreel.encoders.recovery import recover
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import OutputError
+from stepreel.storage.inspection import decode_frames, inspect
+from stepreel.storage.manifest import write_manifest
+from stepreel.storage.recovery import recover
 
 SETTINGS = EncodeSettings(
     codec="libx264",

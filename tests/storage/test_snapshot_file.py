@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepreel.clip import RendererArchive
-from stepreel.encoders.snapshot_file import SnapshotReader, SnapshotsAbout, SnapshotWriter, salvage_snapshots
 from stepreel.errors import OutputError
+from stepreel.interfaces import RendererArchive
+from stepreel.storage.snapshot_file import SnapshotReader, SnapshotsAbout, SnapshotWriter, salvage_snapshots
 
 ABOUT = SnapshotsAbout(
     clip="run-step-0", start_step=0, frame_stride=1, fps=30.0, encoding={}, kind="synthetic", settings={}
