@@ -45,6 +45,15 @@ class RenderTime(StrEnum):
     """By `stepreel render`, from a file beside the manifest; there are no workers."""
 
 
+class Finish(StrEnum):
+    """What closing a recorder waits for."""
+
+    WAIT = "wait"
+    """Until the files are there."""
+    BACKGROUND = "background"
+    """Nothing: the recording service finishes the clips by itself; `stepreel wait` waits for it."""
+
+
 class WorkerPriority(StrEnum):
     """How a worker program competes with training for the processor."""
 
@@ -145,8 +154,13 @@ class RecorderConfig:
     block_timeout_s: float = 1.0
     """Longest wait of one `step` under `DropPolicy.BLOCK` [s]."""
 
+    finish: Finish = Finish.WAIT
+
     render: RenderTime = RenderTime.NOW
     """When snapshots are drawn; "later" needs a backend whose snapshots can be kept in a file."""
+    durable_snapshots: bool = True
+    """Write snapshots to disk within a second while their clip is not whole, so that even a kill of everything at once
+    leaves a clip that `stepreel recover` finishes."""
     worker_count: int = 1
     """Worker programs; each clip is drawn and encoded by one of them."""
     worker_priority: WorkerPriority = WorkerPriority.AUTO
@@ -165,6 +179,7 @@ class RecorderConfig:
                 raise _refusal(name, getattr(self, name), problem)
         object.__setattr__(self, "output_dir", Path(self.output_dir))
         object.__setattr__(self, "drop_policy", DropPolicy(self.drop_policy))
+        object.__setattr__(self, "finish", Finish(self.finish))
         object.__setattr__(self, "render", RenderTime(self.render))
         object.__setattr__(self, "worker_priority", WorkerPriority(self.worker_priority))
         if self.ring_s and self.render is RenderTime.LATER:
@@ -326,7 +341,9 @@ _CHECKS: dict[str, Check] = {
     "queue_bytes": _whole(1),
     "drop_policy": _enum(DropPolicy),
     "block_timeout_s": _real(0, 3600),
+    "finish": _enum(Finish),
     "render": _enum(RenderTime),
+    "durable_snapshots": _flag,
     "worker_count": _whole(1, 64),
     "worker_priority": _enum(WorkerPriority),
     "worker_device": _device,

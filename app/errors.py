@@ -71,3 +71,13 @@ class RecordingError(StepreelError):
 
 class HookError(StepreelError):
     """A hook can't take another clip."""
+
+
+def describe(exc: BaseException) -> str:
+    """Return an exception as one line of at most 500 characters; also one whose `str()` raises."""
+    try:
+        text = " ".join(str(exc).split())
+    except BaseException:  # noqa: BLE001 - somebody else's exception, whatever it does.
+        text = ""
+    name = type(exc).__name__
+    return (f"{name}: {text}" if text else name)[:500]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -188,3 +188,5 @@ class ReportingBackend(Protocol):
 
 ClipHook = Callable[[Clip], None]
 SegmentHook = Callable[[Clip, Segment], None]
+AsyncClipHook = Callable[[Clip], Awaitable[None]]
+AsyncSegmentHook = Callable[[Clip, Segment], Awaitable[None]]

@@ -1,11 +1,37 @@
-"""What is dropped when the frame queue is full: plain functions of what waits."""
+"""What makes way in a full queue: plain functions of what waits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from ..config import DropPolicy
+
+_TOP_LEVEL = 63
+"""Level of `pts` 0, which lies on every grid."""
+
+
+class Waiting(Protocol):
+    """The `pts` of one clip's waiting frames, by level: how often two divides them."""
+
+    @property
+    def first(self) -> int:
+        """The one that has waited longest."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lowest_level(self) -> int:
+        """The lowest level of any of them."""
+        ...
+
+    def at_level(self, level: int) -> Iterable[int]:
+        """Those of one level."""
+        ...
+
+    def __iter__(self) -> Iterator[int]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,30 +40,31 @@ class Evictions:
 
     admitted: bool
     """The new frame may still come in, if there is room now."""
-    pts: Mapping[int, frozenset[int]] = field(default_factory=dict)
-    """The `pts` to drop, by clip index."""
+    clip: int = 0
+    pts: tuple[int, ...] = ()
+    """What is dropped of the clip."""
     grid: int = 1
-    """Under `THIN`: what remains of the thinned clip lies on multiples of this."""
+    """Under `THIN`: what remains of the clip lies on multiples of this."""
 
 
 REFUSED = Evictions(admitted=False)
 
 
 def choose_evictions(
-    policy: DropPolicy, waiting: Mapping[int, Sequence[int]], oldest: int | None, incoming: tuple[int, int]
+    policy: DropPolicy, waiting: Mapping[int, Waiting], oldest: int | None, incoming: tuple[int, int]
 ) -> Evictions:
-    """Choose, once, what makes way in a full queue.
+    """Choose, once, what makes way in a full queue. Costs no more than what it drops, and a look at each clip.
 
     Args:
         policy: The policy in force; `BLOCK` and `DROP_NEWEST` never drop what waits.
-        waiting: The `pts` of the waiting frames, ascending, by clip index.
-        oldest: Index of the clip whose first frame has waited longest; None where nothing waits.
+        waiting: What waits of each clip, by its index; none is empty.
+        oldest: The clip whose first frame has waited longest; None where nothing waits.
         incoming: Clip index and `pts` of the new frame.
     """
     if oldest is None or policy in (DropPolicy.BLOCK, DropPolicy.DROP_NEWEST):
         return REFUSED
     if policy is DropPolicy.DROP_OLDEST:
-        return Evictions(admitted=True, pts={oldest: frozenset({waiting[oldest][0]})})
+        return Evictions(admitted=True, clip=oldest, pts=(waiting[oldest].first,))
     return _thin_longest(waiting, incoming)
 
 
@@ -50,28 +77,25 @@ def is_on_grid(grid: int, pts: int) -> bool:
     return pts % max(1, grid // 2) == 0
 
 
-def _thin_longest(waiting: Mapping[int, Sequence[int]], incoming: tuple[int, int]) -> Evictions:
+def level_of(pts: int) -> int:
+    """Return how often two divides `pts`."""
+    return (pts & -pts).bit_length() - 1 if pts else _TOP_LEVEL
+
+
+def _thin_longest(waiting: Mapping[int, Waiting], incoming: tuple[int, int]) -> Evictions:
+    """Drop the frames of the finest level, the new one among them, from the clip that has most waiting."""
     new_clip, new_pts = incoming
     longest = max(waiting, key=lambda clip: len(waiting[clip]))
-    candidates = [*waiting[longest], new_pts] if new_clip == longest else waiting[longest]
-    grid, off_grid = thin(candidates)
-    if not off_grid:
+    frames = waiting[longest]
+    is_own = new_clip == longest
+    if len(frames) + is_own < 2:
         return REFUSED
-    admitted = new_clip != longest or new_pts not in off_grid
-    return Evictions(
-        admitted=admitted, pts={longest: off_grid - {new_pts} if new_clip == longest else off_grid}, grid=grid
-    )
-
-
-def thin(pts: Sequence[int]) -> tuple[int, frozenset[int]]:
-    """Return the finest power-of-two grid that leaves some frames out, and those frames.
-
-    Frames at full rate lose every second one; frames already at half rate are only touched once none is left in
-    between.
-    """
-    grid = 2
-    if len(pts) < 2:
-        return grid, frozenset()
-    while not (off_grid := frozenset(value for value in pts if value % grid)):
-        grid *= 2
-    return grid, off_grid if len(off_grid) < len(pts) else frozenset(pts[1::2])
+    level = min(frames.lowest_level, level_of(new_pts)) if is_own else frames.lowest_level
+    doomed = tuple(frames.at_level(level))
+    is_doomed = is_own and level_of(new_pts) == level
+    if len(doomed) + is_doomed == len(frames) + is_own:  # All of one level: every second one, as they came.
+        order = [*frames, new_pts] if is_own else list(frames)
+        odd = order[1::2]
+        is_doomed = is_own and len(order) % 2 == 0
+        doomed = tuple(odd[:-1] if is_doomed else odd)
+    return Evictions(admitted=not is_doomed, clip=longest, pts=doomed, grid=2 << level if level < _TOP_LEVEL else 2)

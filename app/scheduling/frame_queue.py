@@ -1,181 +1,180 @@
-"""The frame queue: bounded, between the training thread and the event loop."""
+"""The frame queue: what waits for workers, bounded by count and bytes. Pure."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Container, Sequence
+from collections import OrderedDict
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from threading import Lock
+from typing import Generic, Protocol, TypeVar
 
-from ..clip import CaptureRequest, Frame, Snapshot
 from ..config import DropPolicy
-from ..frame_pool import PoolSlot
-from .drop_policies import REFUSED, Evictions, choose_evictions, is_on_grid
+from .drop_policies import REFUSED, Evictions, choose_evictions, is_on_grid, level_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuedFrame:
-    """A capture on its way; whoever takes it out of the queue releases its slot."""
-
-    request: CaptureRequest
-    capture: Frame | Snapshot
-    slot: PoolSlot
+class QueuedFrame(Protocol):
+    """What the queue has to know of a frame."""
 
     @property
-    def clip_index(self) -> int:
-        """The clip it belongs to."""
-        return self.request.clip.clip_index
+    def clip(self) -> int:
+        """Index of its clip."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Counts up from frame to frame of a clip."""
+        ...
+
+    @property
+    def pts(self) -> int:
+        """Place on the clip's timeline."""
+        ...
 
     @property
     def nbytes(self) -> int:
         """Bytes of the capture."""
-        return self.capture.nbytes
+        ...
+
+
+FrameT = TypeVar("FrameT", bound=QueuedFrame)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """The answer to `make_room`."""
+class Admitted(Generic[FrameT]):
+    """The answer to `put`."""
 
-    granted: bool
-    evicted: tuple[QueuedFrame, ...] = ()
-    """Frames taken out of the queue to make room; their slots are the caller's to release."""
+    is_in: bool
+    evicted: tuple[FrameT, ...] = ()
+    """What was taken out to make room."""
 
 
-class FrameQueue:
-    """First in, first out within a clip; bounded by count and by bytes over all clips.
+class FrameQueue(Generic[FrameT]):
+    """First in, first out within a clip.
 
-    One thread puts, another gets; no call waits except `wait_for_room`.
-
-    Attributes:
-        is_wanting: Somebody found nothing to get, and waits to be told of the next frame; whoever tells of one clears
-            this first.
+    Args:
+        depth: Most frames that wait.
+        nbytes: Most bytes that wait.
+        policy: What happens to a frame for which there is no room.
     """
 
     def __init__(self, *, depth: int, nbytes: int, policy: DropPolicy) -> None:
         self._depth_limit = depth
         self._nbytes_limit = nbytes
         self._policy = policy
-        self._waiting: dict[int, deque[QueuedFrame]] = {}
-        self._grids: dict[int, int] = {}
-        # A plain lock: inside of a condition's own code a Ctrl-C would leave it locked.
-        self._lock = Lock()
-        self._doors: list[Lock] = []
-        """A locked lock for each thread that waits for room."""
+        self._waiting: dict[int, _ClipQueue[FrameT]] = {}
+        self.grids: dict[int, int] = {}
+        """By clip: what it was thinned to, while anything of it waits."""
         self.depth = 0
         self.nbytes = 0
-        self.depth_high_water = 0
-        self.is_wanting = True
 
-    def make_room(self, request: CaptureRequest, nbytes: int) -> Room:
-        """Apply the drop policy to a new frame of `nbytes` bytes, before it is captured."""
-        evicted: list[QueuedFrame] = []
-        with self._lock:
-            admitted = self._policy is not DropPolicy.THIN or self._is_on_grid(request)
-            while admitted and not self._has_room(nbytes):
-                evictions = self._choose(request, nbytes)
-                for clip, pts in evictions.pts.items():
-                    evicted += self._take_out(clip, pts)
-                    self._grids[clip] = evictions.grid
-                admitted = evictions.admitted
-        return Room(granted=admitted, evicted=tuple(evicted))
+    def put(self, frame: FrameT) -> Admitted[FrameT]:
+        """Append a frame, if the policy finds room for it."""
+        evicted: list[FrameT] = []
+        is_in = self.is_wanted(frame.clip, frame.pts)
+        while is_in and not self._has_room(frame.nbytes):
+            evictions = self._choose(frame)
+            evicted += self._evict(evictions)
+            is_in = evictions.admitted
+        if not is_in:
+            return Admitted(is_in=False, evicted=tuple(evicted))
+        self.put_anyway(frame)
+        return Admitted(is_in=True, evicted=tuple(evicted))
 
-    def put_nowait(self, frame: QueuedFrame) -> bool:
-        """Append a frame; False, without keeping it, where there is no room."""
-        with self._lock:
-            if not self._has_room(frame.nbytes):
-                return False
-            self._waiting.setdefault(frame.clip_index, deque()).append(frame)
-            self.depth += 1
-            self.nbytes += frame.nbytes
-            self.depth_high_water = max(self.depth_high_water, self.depth)
-            return True
+    def put_anyway(self, frame: FrameT) -> None:
+        """Append a frame, whether there is room or not: it was admitted before."""
+        self._waiting.setdefault(frame.clip, _ClipQueue()).add(frame)
+        self.depth += 1
+        self.nbytes += frame.nbytes
 
-    def get_nowait(self, clips: Container[int], *, waits: bool = True) -> QueuedFrame | None:
-        """Take the frame out that has waited longest among those of `clips`; None where there is none.
-
-        Args:
-            clips: Indices of clips.
-            waits: Where there is none, the caller waits to be told of the next one; otherwise it comes back by itself.
-        """
-        with self._lock:
-            clip = self._oldest(clips)
-            if clip is None:
-                self.is_wanting |= waits
-                return None
-            return self._take(clip)
-
-    def wait_for_room(self, nbytes: int, timeout_s: float) -> bool:
-        """Wait on the calling thread until a frame of `nbytes` bytes fits; False once `timeout_s` is over."""
-        deadline = time.monotonic() + timeout_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            door = Lock()
-            door.acquire()
-            with self._lock:
-                if self._has_room(nbytes):
-                    return True
-                self._doors.append(door)
-            door.acquire(timeout=left_s)
-        return self.has_room(nbytes)
-
-    def has_room(self, nbytes: int) -> bool:
-        """Whether a frame of `nbytes` bytes fits now."""
-        with self._lock:
-            return self._has_room(nbytes)
-
-    def fits(self, nbytes: int) -> bool:
-        """Whether a frame of `nbytes` bytes could ever be put."""
-        return nbytes <= self._nbytes_limit
+    def get(self, clips: Container[int]) -> FrameT | None:
+        """Take the frame out that has waited longest among those of `clips`; None where there is none."""
+        clip = self._oldest(clips)
+        return None if clip is None else self._take(clip, self._waiting[clip].first)
 
     def waiting(self, clip: int) -> int:
         """Return how many frames of a clip wait."""
-        with self._lock:
-            return len(self._waiting.get(clip, ()))
+        return len(self._waiting.get(clip, ()))
 
-    def steps(self, clip: int) -> list[int]:
-        """Return the steps of the waiting frames of a clip."""
-        with self._lock:
-            return [frame.request.step for frame in self._waiting.get(clip, ())]
-
-    def discard(self, clip: int) -> list[QueuedFrame]:
+    def discard(self, clip: int) -> list[FrameT]:
         """Take every waiting frame of a clip out."""
-        with self._lock:
-            self.is_wanting = True
-            return [self._take(clip) for _ in range(len(self._waiting.get(clip, ())))]
+        return [self._take(clip, pts) for pts in list(self._waiting.get(clip, ()))]
+
+    def is_wanted(self, clip: int, pts: int) -> bool:
+        """Whether a clip, thinned as it may be, takes a frame."""
+        return is_on_grid(self.grids.get(clip, 1), pts)
+
+    def __iter__(self) -> Iterator[FrameT]:
+        for frames in self._waiting.values():
+            yield from frames.frames()
 
     def _has_room(self, nbytes: int) -> bool:
         return self.depth < self._depth_limit and self.nbytes + nbytes <= self._nbytes_limit
 
-    def _is_on_grid(self, request: CaptureRequest) -> bool:
-        return is_on_grid(self._grids.get(request.clip.clip_index, 1), request.pts)
-
-    def _choose(self, request: CaptureRequest, nbytes: int) -> Evictions:
-        if not self.fits(nbytes):
+    def _choose(self, frame: FrameT) -> Evictions:
+        if frame.nbytes > self._nbytes_limit:
             return REFUSED
-        waiting = {clip: [frame.request.pts for frame in frames] for clip, frames in self._waiting.items()}
-        return choose_evictions(self._policy, waiting, self._oldest(waiting), (request.clip.clip_index, request.pts))
+        return choose_evictions(self._policy, self._waiting, self._oldest(self._waiting), (frame.clip, frame.pts))
+
+    def _evict(self, evictions: Evictions) -> list[FrameT]:
+        taken = [self._take(evictions.clip, pts) for pts in evictions.pts]
+        if evictions.grid > 1 and evictions.clip in self._waiting:
+            self.grids[evictions.clip] = evictions.grid
+        return taken
 
     def _oldest(self, clips: Container[int]) -> int | None:
         """Return the clip whose first frame is the oldest: clips and steps only ever count up."""
-        heads = [(frames[0].request.step, clip) for clip, frames in self._waiting.items() if frames and clip in clips]
+        heads = [(frames.first_step, clip) for clip, frames in self._waiting.items() if clip in clips]
         return min(heads)[1] if heads else None
 
-    def _take(self, clip: int) -> QueuedFrame:
-        frame = self._waiting[clip].popleft()
-        self._account_taken(clip, (frame,))
+    def _take(self, clip: int, pts: int) -> FrameT:
+        frames = self._waiting[clip]
+        frame = frames.remove(pts)
+        if not frames:
+            del self._waiting[clip]
+            self.grids.pop(clip, None)
+        self.depth -= 1
+        self.nbytes -= frame.nbytes
         return frame
 
-    def _take_out(self, clip: int, pts: Container[int]) -> list[QueuedFrame]:
-        taken = [frame for frame in self._waiting[clip] if frame.request.pts in pts]
-        self._waiting[clip] = deque(frame for frame in self._waiting[clip] if frame.request.pts not in pts)
-        self._account_taken(clip, taken)
-        return taken
 
-    def _account_taken(self, clip: int, taken: Sequence[QueuedFrame]) -> None:
-        if not self._waiting[clip]:
-            del self._waiting[clip]
-            self._grids.pop(clip, None)
-        self.depth -= len(taken)
-        self.nbytes -= sum(frame.nbytes for frame in taken)
-        while self._doors:
-            self._doors.pop().release()
+class _ClipQueue(Generic[FrameT]):
+    """What waits of one clip, in order and by level: each operation costs the same, however much waits."""
+
+    def __init__(self) -> None:
+        # Unlike a dict, it finds its first entry at once after many were taken from its front.
+        self._frames: OrderedDict[int, FrameT] = OrderedDict()
+        self._levels: dict[int, dict[int, None]] = {}
+
+    def add(self, frame: FrameT) -> None:
+        self._frames[frame.pts] = frame
+        self._levels.setdefault(level_of(frame.pts), {})[frame.pts] = None
+
+    def remove(self, pts: int) -> FrameT:
+        level = level_of(pts)
+        del self._levels[level][pts]
+        if not self._levels[level]:
+            del self._levels[level]
+        return self._frames.pop(pts)
+
+    @property
+    def first(self) -> int:
+        return next(iter(self._frames))
+
+    @property
+    def first_step(self) -> int:
+        return self._frames[self.first].step
+
+    @property
+    def lowest_level(self) -> int:
+        return min(self._levels)
+
+    def at_level(self, level: int) -> Iterable[int]:
+        return self._levels.get(level, {})
+
+    def frames(self) -> Iterable[FrameT]:
+        return self._frames.values()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._frames))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
 PART_SUFFIX = ".part"
@@ -78,3 +78,28 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def open_appending(path: Path) -> BufferedRandom:
+    """Open a file to append to and read from, made where it is not there; never through a link.
+
+    Raises:
+        OSError: it can't be opened, or is a link.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return open(os.open(path, flags, 0o666), "ab+")
+
+
+def write_and_replace(path: Path, data: bytes) -> None:
+    """Replace a file by `data`, whole or not at all; a link of its name is replaced, not followed.
+
+    Raises:
+        OSError: it can't be written; the one before is still there.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_whole(str(draft), data)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

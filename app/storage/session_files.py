@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import json
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .files import open_appending
 
 _STEM = r"(?P<stem>session(-rank(?P<rank>\d{1,9}))?)"
 _RECORD = re.compile(rf"{_STEM}(-pace)?", re.ASCII)
@@ -29,3 +36,18 @@ def session_stems(entries: Iterable[str]) -> list[str]:
     """Return the stems of the sessions in a folder: the one without a rank first, then rank by rank."""
     found = [match for entry in entries if entry.endswith(".json") and (match := _FILE.fullmatch(entry))]
     return [match["stem"] for match in sorted(found, key=lambda match: int(match["rank"] or -1))]
+
+
+def launched_rank() -> int | None:
+    """Return the number among several ranks that a launcher such as torchrun started, or None where there is one."""
+    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    is_one_of_several = rank.isdecimal() and world_size.isdecimal() and int(world_size) > 1
+    return int(rank) if is_one_of_several else None
+
+
+def append_crash(folder: Path, stem: str, text: str) -> None:
+    """Note in the session's log that the recording service failed, where that can be written."""
+    moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    line = json.dumps({"event": "recorder.failed", "level": "warning", "error": text, "timestamp": moment})
+    with suppress(OSError), open_appending(folder / f"{stem}.jsonl") as file:
+        file.write(b"\n" + line.encode() + b"\n")

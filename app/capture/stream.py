@@ -1,14 +1,19 @@
-"""`Stream`: one backend of a recorder, open, as both halves of the path see it."""
+"""`Stream`: one backend of a recorder, open, and what the service has to know of it."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .clip import CaptureRequest, ClipRequest
-from .config import RecorderConfig, check_name
-from .errors import ConfigurationError, StepreelError
-from .interfaces import Backend, CaptureFormat, ClipListener, RenewableBackend
+import msgspec
+
+from ..clip import CaptureRequest, ClipRequest
+from ..config import RecorderConfig, check_name
+from ..errors import BackendError, ConfigurationError, StepreelError, describe
+from ..interfaces import ArchivableRenderer, Backend, CaptureFormat, ClipListener, Renderer, RenewableBackend
+from ..storage.snapshot_file import archive_members
+from ..transport.messages import ArchiveDescription, SourceDescription
 
 DEFAULT = "default"
 """The name of a stream that needs none: it is the only one."""
@@ -17,7 +22,7 @@ _DEFAULT_STEPS_PER_SECOND = 30.0
 
 
 class Stream:
-    """What one backend captures, and how it is drawn.
+    """What one backend captures, and how it is drawn. Belongs to the training thread.
 
     Attributes:
         name: Tells the streams of a recorder apart, in file names too; `DEFAULT` where there is but one.
@@ -28,18 +33,21 @@ class Stream:
         version: Counts how often `format` was renewed.
     """
 
-    def __init__(self, name: str, backend: Backend, capture_format: CaptureFormat, *, fps: float, prefix: str) -> None:
+    def __init__(self, name: str, backend: Backend, capture_format: CaptureFormat, config: RecorderConfig) -> None:
         self.name = name
         self.backend = backend
         self.format = capture_format
-        self.fps = fps
-        self.capture_nbytes = capture_format.nbytes or 0
+        rate = capture_format.steps_per_second or _DEFAULT_STEPS_PER_SECOND
+        self.fps = float(config.fps or rate / config.frame_stride)
+        self._settings = config.encode_settings(fps=self.fps)
+        self.capture_nbytes = int(capture_format.nbytes or 0)
         self.version = 0
         # Asked once: to ask at every clip, whether a class fits a protocol, takes a tenth of a millisecond.
         self._renewable = backend if isinstance(backend, RenewableBackend) else None
         self._listener = backend if isinstance(backend, ClipListener) else None
-        self._prefix = prefix
-        self._place = 0
+        self._prefix = config.name_prefix
+        self.index = 0
+        """Its place among the recorder's streams."""
         self._count = 1
         self._clip: tuple[ClipRequest, ClipRequest] | None = None
 
@@ -48,9 +56,29 @@ class Stream:
         """What the names of its clips begin with."""
         return self._prefix if self.name == DEFAULT else f"{self._prefix}-{self.name}"
 
-    def set_place(self, place: int, count: int) -> None:
+    def set_place(self, index: int, count: int) -> None:
         """Tell which of how many streams it is, so that no two number their clips alike."""
-        self._place, self._count = place, count
+        self.index, self._count = index, count
+
+    def to_description(self) -> SourceDescription:
+        """Return what the service has to know. Raises `BackendError` where the renderer can't be sent."""
+        form = self.format
+        return SourceDescription(
+            stream=self.name,
+            index=self.index,
+            version=self.version,
+            backend=self.backend.name,
+            prefix=self.prefix,
+            width=None if form.width is None else int(form.width),
+            height=None if form.height is None else int(form.height),
+            nbytes=None if form.nbytes is None else int(form.nbytes),
+            fps=self.fps,
+            settings=self._settings,
+            shares_gpu=form.shares_gpu,
+            renderer=b"" if form.renderer is None else _pickled(form.renderer),
+            archive=_archived(form.renderer),
+            details=dict(form.details),
+        )
 
     def clip(self, clip: ClipRequest) -> ClipRequest:
         """Return its own part of a clip that the schedule asked of all streams."""
@@ -58,7 +86,7 @@ class Stream:
             own = clip
             if self.name != DEFAULT:
                 name = self.prefix + clip.name.removeprefix(self._prefix)
-                index = clip.clip_index * self._count + self._place
+                index = clip.clip_index * self._count + self.index
                 own = replace(clip, name=name, stream=self.name, clip_index=index)
             self._clip = clip, own
         return self._clip[1]
@@ -74,7 +102,7 @@ class Stream:
         if renewed is None:
             return False
         self.format = renewed
-        self.capture_nbytes = renewed.nbytes or 0
+        self.capture_nbytes = int(renewed.nbytes or 0)
         self.version += 1
         return True
 
@@ -102,9 +130,7 @@ def open_streams(config: RecorderConfig, backends: Backend | Mapping[str, Backen
     try:
         for name, backend in named.items():
             opened = backend.open(width=config.width, height=config.height, worker_device=config.worker_device)
-            rate = opened.steps_per_second or _DEFAULT_STEPS_PER_SECOND
-            fps = config.fps or rate / config.frame_stride
-            streams.append(Stream(name, backend, opened, fps=fps, prefix=config.name_prefix))
+            streams.append(Stream(name, backend, opened, config))
         worker_environment(streams)
     except BaseException:
         for stream in streams:
@@ -155,3 +181,28 @@ def stream_of(streams: Iterable[Stream], name: str) -> Stream:
         if stream.name == name:
             return stream
     raise StepreelError(f"there is no stream {name!r}")
+
+
+def _pickled(renderer: Renderer) -> bytes:
+    if type(renderer).__module__ == "__main__":
+        raise BackendError(
+            f"the renderer {type(renderer).__qualname__} is defined in the script itself, which a worker can't "
+            "import; move it to a module"
+        )
+    try:
+        return pickle.dumps(renderer)
+    except Exception as exc:
+        raise BackendError(f"the renderer {type(renderer).__qualname__} can't be sent to a worker: {exc}") from exc
+
+
+def _archived(renderer: Renderer | None) -> ArchiveDescription | None:
+    """Return what snapshots can be drawn with later, where the renderer can be kept in a file."""
+    if not isinstance(renderer, ArchivableRenderer):
+        return None
+    try:
+        archive = renderer.to_archive()
+        members = archive_members(archive)
+        settings = msgspec.json.encode(dict(archive.settings))
+    except Exception as exc:
+        raise BackendError(f"the renderer {type(renderer).__qualname__} can't be archived: {describe(exc)}") from exc
+    return ArchiveDescription(kind=archive.kind, settings=settings, members=members)

@@ -1,4 +1,4 @@
-"""A worker program as the training process sees it: started, talked to, and ended."""
+"""A worker program as the service sees it: started, talked to, and ended."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 
 import anyio
-import anyio.to_thread
 
+from ..encoders.protocol import Command, Finish, Message, MessageReader, to_bytes
 from ..errors import WorkerError
-from ..frame_pool import FramePool
-from .protocol import Command, Finish, Message, MessageReader, to_bytes
+from ..transport.shared_memory import SharedMemory
+from .threads import Threads
 
 _READ_NBYTES = 65536
-_EXIT_TIMEOUT_S = 5.0
 _DIAGNOSTIC_LINES = 40
 
 
 class WorkerProcess:
-    """A running worker program. Its methods belong to the event loop's thread."""
+    """A running worker program. Its methods belong to the service's event loop."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], *, command_fd: int, reply_fd: int, stderr_fd: int) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], threads: Threads, *, command_fd: int, reply_fd: int, stderr_fd: int
+    ) -> None:
         self._popen = popen
+        self._threads = threads
         self._command_fd = command_fd
         self._reply_fd = reply_fd
         self._stderr_fd = stderr_fd
@@ -35,19 +37,28 @@ class WorkerProcess:
             os.set_blocking(fd, False)
 
     @classmethod
-    async def start(cls, pool: FramePool, environment: Mapping[str, str], training_thread: int) -> WorkerProcess:
-        """Start a worker that reads captures from `pool`, and stays out of the way of a thread of this process.
+    async def start(
+        cls,
+        memory: SharedMemory,
+        threads: Threads,
+        *,
+        environment: Mapping[str, str],
+        training_process: int,
+        training_thread: int,
+    ) -> WorkerProcess:
+        """Start a worker that reads captures from `memory`, and stays out of the way of training's thread.
 
         Raises:
             WorkerError: the program can't be started.
         """
-        command = os.pipe()
-        reply = os.pipe()
-        stderr = os.pipe()
+        command, reply, stderr = os.pipe(), os.pipe(), os.pipe()
+        # -P and the caller's own sys.path: the worker imports what the training script would import, and no more.
+        arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
+        arguments += [f"--pool={memory.fd}", f"--pool-nbytes={memory.layout.nbytes}"]
+        arguments += [f"--commands={command[0]}", f"--replies={reply[1]}", f"--parent={os.getpid()}"]
+        arguments += [f"--training-process={training_process}", f"--training-thread={training_thread}"]
         try:
-            popen = await anyio.to_thread.run_sync(
-                _spawn, pool, environment, training_thread, command[0], reply[1], stderr[1]
-            )
+            popen = await threads.run(_spawn, arguments, environment, (memory.fd, command[0], reply[1]), stderr[1])
         except OSError as exc:
             for fd in (command[1], reply[0], stderr[0]):
                 os.close(fd)
@@ -55,7 +66,7 @@ class WorkerProcess:
         finally:
             for fd in (command[0], reply[1], stderr[1]):
                 os.close(fd)
-        return cls(popen, command_fd=command[1], reply_fd=reply[0], stderr_fd=stderr[0])
+        return cls(popen, threads, command_fd=command[1], reply_fd=reply[0], stderr_fd=stderr[0])
 
     @property
     def pid(self) -> int:
@@ -87,7 +98,7 @@ class WorkerProcess:
             self._is_full = anyio.Event()
 
     def _write(self) -> None:
-        while self._outgoing:
+        while self._outgoing and self._command_fd >= 0:
             try:
                 del self._outgoing[: os.write(self._command_fd, self._outgoing)]
             except BlockingIOError:
@@ -128,15 +139,14 @@ class WorkerProcess:
         """End the worker at once."""
         self._popen.kill()
 
-    async def aclose(self) -> int:
-        """Wait for the worker's end, kill it where it doesn't come, and return its exit status."""
+    async def aclose(self, timeout_s: float) -> int:
+        """Wait for the worker's end, kill it where it doesn't come in time, and return its exit status."""
         self.end_commands()
-        with anyio.CancelScope(shield=True):
-            try:
-                status = await anyio.to_thread.run_sync(self._popen.wait, _EXIT_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                status = await anyio.to_thread.run_sync(self._popen.wait)
+        try:
+            status = await self._threads.run(self._popen.wait, timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = await self._threads.run(self._popen.wait)
         for fd in (self._reply_fd, self._stderr_fd):
             anyio.notify_closing(fd)
             os.close(fd)
@@ -144,24 +154,14 @@ class WorkerProcess:
 
 
 def _spawn(
-    pool: FramePool,
-    environment: Mapping[str, str],
-    training_thread: int,
-    command_fd: int,
-    reply_fd: int,
-    stderr_fd: int,
+    arguments: list[str], environment: Mapping[str, str], pass_fds: tuple[int, ...], stderr_fd: int
 ) -> subprocess.Popen[bytes]:
-    # -P and the caller's own sys.path: the worker imports what the training script would import, and no more.
-    arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
-    arguments += [f"--pool={pool.fd}", f"--pool-nbytes={pool.mapped_nbytes}"]
-    arguments += [f"--commands={command_fd}", f"--replies={reply_fd}", f"--parent={os.getpid()}"]
-    arguments += [f"--training-thread={training_thread}"]
     return subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=stderr_fd,
         stderr=stderr_fd,
-        pass_fds=(pool.fd, command_fd, reply_fd),
+        pass_fds=pass_fds,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
         # A Ctrl-C on the terminal is the training process's to answer. Not a session of its own: Linux would then
         # schedule the worker as a group with a full share, whatever its own policy (`sched_autogroup_enabled`).

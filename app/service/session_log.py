@@ -1,49 +1,48 @@
-"""The session's records: `session.json`, and structured log events for `session.jsonl` and the caller.
-
-A rank of several, which a launcher started, has `session-rank<R>.json` and `session-rank<R>.jsonl` of its own.
-"""
+"""The session's records: structured log events, for `session.jsonl` and for the caller, and `session.json`."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .doorbell import Pulse
+from ..storage.files import open_appending, write_and_replace
+from ..transport.messages import Logged
+from .waking import Notifier
 
 _REPEAT_S = 10.0
 """Repeated trouble of one kind is logged once in this time, with its count."""
+_MOST_LINES = 10_000
+"""Lines that wait for a disk that takes none."""
 _VERSIONED = ("stepreel", "av", "numpy", "gymnasium", "newton", "warp-lang", "mujoco")
 
 
 class SessionLog:
-    """Structured events with constant names; belongs to the event loop's thread.
+    """Structured events with constant names; belongs to the service's event loop.
 
-    An event goes to the caller's structlog configuration at once, and as a line of JSON to `session.jsonl` with
-    the next `write_lines`, which does the I/O and may be called on another thread.
+    An event is handed to training at once, for the caller's own log, and goes as a line of JSON to `session.jsonl`
+    with the next `write_lines`, which does the I/O and may be called on another thread.
 
     Args:
         folder: Output folder.
         stem: What the session's files are called.
+        hand_over: Takes each event for the caller.
     """
 
-    def __init__(self, folder: Path, stem: str = "session") -> None:
-        import structlog  # Takes a third of the time that importing stepreel may take.
-
+    def __init__(self, folder: Path, stem: str, hand_over: Callable[[Logged], None]) -> None:
         self.stem = stem
+        self.appended = Notifier()
+        """Notifies when `write_lines` has something to write."""
         self._path = folder / f"{stem}.jsonl"
-        self._events: deque[dict[str, Any]] = deque()
-        self.appended = Pulse()
-        """Beats when `write_lines` has something to write."""
+        self._hand_over = hand_over
+        self._events: deque[dict[str, Any]] = deque(maxlen=_MOST_LINES)
         self._trouble: dict[tuple[str, str], tuple[float, int]] = {}
-        self._callers = structlog.get_logger("stepreel")
 
     def info(self, event: str, **facts: Any) -> None:
         """Log what happened."""
@@ -70,13 +69,19 @@ class SessionLog:
                 self.warning(event, kind=kind, count=waiting)
                 self._trouble[event, kind] = (last, 0)
 
+    def append(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
+        """Log something for the file only: the caller knows of it."""
+        moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        self._events.append({**facts, "event": event, "level": level, "timestamp": moment})
+        self.appended.notify()
+
     @property
     def has_lines(self) -> bool:
         """Whether `write_lines` has anything to write."""
         return bool(self._events)
 
     def write_lines(self) -> None:
-        """Append what was logged to `session.jsonl`.
+        """Append what was logged to `session.jsonl`, never through a link.
 
         Raises:
             OSError: the lines can't be written; they are lost.
@@ -84,61 +89,34 @@ class SessionLog:
         events = [self._events.popleft() for _ in range(len(self._events))]
         lines = [json.dumps(event, default=str) for event in events]
         if lines:
-            with self._path.open("ab+") as file:
+            with open_appending(self._path) as file:
                 # After an error half a line may be there: what follows begins a new one.
                 end = file.seek(0, os.SEEK_END)
                 is_torn = end > 0 and (file.seek(end - 1), file.read(1))[1] != b"\n"
                 file.write(b"\n" * is_torn + "\n".join(lines).encode() + b"\n")
 
-    def _log(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
-        self._append(level, event, facts)
-        try:
-            getattr(self._callers, level)(event, **facts)
-        except Exception as exc:  # noqa: BLE001 - a caller's log processor must not end the recording.
-            self._append_warning("log.failed", log_event=event, error=repr(exc))
-
-    def _append_warning(self, event: str, **facts: Any) -> None:
-        self._append("warning", event, facts)
-
-    def _append(self, level: str, event: str, facts: Mapping[str, Any]) -> None:
-        moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        self._events.append({**facts, "event": event, "level": level, "timestamp": moment})
-        self.appended.beat()
+    def _log(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        self.append(level, event, facts)
+        self._hand_over(Logged(event=event, level=level, facts=facts))
 
 
-def launched_rank() -> int | None:
-    """Return the number among several ranks that a launcher such as torchrun started, or None where there is one."""
-    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    is_one_of_several = rank.isdecimal() and world_size.isdecimal() and int(world_size) > 1
-    return int(rank) if is_one_of_several else None
-
-
-def write_session(path: Path, facts: Mapping[str, Any]) -> None:
-    """Replace `session.json` by `facts` and a description of the machine. Blocks, on files and subprocesses.
+def write_session(path: Path, facts: Mapping[str, Any], *, training_process: int, program: str) -> None:
+    """Replace `session.json` by `facts` and a description of the machine. Blocks, on files.
 
     Raises:
         OSError: the file can't be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        text = json.dumps({**facts, "host": _describe_host()}, indent=1, default=str)
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _describe_host() -> dict[str, Any]:
-    return {
+    host = {
         "name": platform.node(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "cpu_count": os.cpu_count(),
-        "pid": os.getpid(),
-        "program": os.path.basename(sys.argv[0]) if sys.argv else "",
+        "pid": training_process,
+        "program": program,
         "versions": {name: found for name in _VERSIONED if (found := _version(name))},
     }
+    text = json.dumps({**facts, "host": host}, indent=1, default=str)
+    write_and_replace(path, (text + "\n").encode())
 
 
 def now_iso() -> str:

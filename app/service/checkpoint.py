@@ -1,0 +1,147 @@
+"""Checkpoints: the service's state in shared memory, for a service that takes over when this one dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ..clip import DropCause
+from ..errors import WorkerError
+from ..transport.journal import CAUSES, Checkpoints
+from ..transport.shared_memory import ServiceWord, SharedMemory
+from .dispatcher import Dispatcher
+from .journal_feed import JournalFeed
+from .published import ENCODED, Room
+from .recording import Recording
+from .records import Records
+from .reports import Reports
+from .work import Frame, State
+
+_COST = 20
+"""A checkpoint is written no more often than this many times as long as it takes."""
+
+
+class Checkpointer:
+    """Writes the state when it has changed, and takes over from a service before this one.
+
+    Belongs to the service's event loop.
+    """
+
+    def __init__(
+        self,
+        memory: SharedMemory,
+        recording: Recording,
+        dispatcher: Dispatcher,
+        feed: JournalFeed,
+        reports: Reports,
+        records: Records,
+        room: Room,
+    ) -> None:
+        self._words = memory.service
+        self._checkpoints = Checkpoints(memory)
+        self._most_unread = memory.layout.record_count // 4
+        self._recording = recording
+        self._dispatcher = dispatcher
+        self._feed = feed
+        self._reports = reports
+        self._records = records
+        self._room = room
+        self._released = 0
+        self._next_s = 0.0
+
+    def write_if_due(self) -> None:
+        """Write a checkpoint where it is worth it."""
+        behind = self._feed.reader.position - self._words[ServiceWord.RETAINED]
+        is_full = max(behind, self._room.released - self._released) > self._most_unread
+        if is_full or (self._recording.is_changed and time.monotonic() >= self._next_s):
+            start = time.monotonic()
+            self.write()
+            end = time.monotonic()
+            self._next_s = end + _COST * (end - start)
+
+    def write(self) -> None:
+        """Write a checkpoint, and let training overwrite what it says."""
+        recording = self._recording
+        state = State(
+            position=self._feed.reader.position,
+            released=self._room.released,
+            frames_read=recording.frames_read,
+            nbytes_read=recording.nbytes_read,
+            requested=recording.requested,
+            clips_begun=recording.clips_begun,
+            restarts=self._reports.restarts,
+            is_closed=self._feed.is_closed,
+            codec=self._reports.codec,
+            renewals=self._feed.renewals,
+            drawn_by=recording.drawn_by,
+            totals=recording.totals,
+            works=list(recording.works.values()),
+            frames=sorted(self._unsettled(), key=lambda frame: frame.number),
+            unheard=self._records.unheard,
+        )
+        if self._checkpoints.write(msgspec.msgpack.encode(state)):
+            recording.is_changed = False
+            self._released = state.released
+            self._words[ServiceWord.RETAINED] = state.position
+
+    def take_over(self) -> bool:
+        """Go on from what a service before this one has left; False where there was none.
+
+        Raises:
+            WorkerError: its state can't be read.
+        """
+        data = self._checkpoints.read()
+        if data is None:
+            return False
+        try:
+            state = msgspec.msgpack.decode(data, type=State)
+        except msgspec.MsgspecError as exc:
+            raise WorkerError(f"the state of the service before can't be read: {exc}") from exc
+        self._released = state.released
+        self._feed.reader.position = state.position
+        self._feed.is_closed = state.is_closed
+        self._feed.outcomes = self._room.outcomes_since(state.released)
+        for offset, nbytes in state.renewals:
+            self._feed.load_renewal(offset, nbytes)
+        self._reports.codec, self._reports.restarts = state.codec, state.restarts
+        self._records.unheard = state.unheard
+        self._restore(state)
+        return True
+
+    def _restore(self, state: State) -> None:
+        recording = self._recording
+        recording.requested, recording.clips_begun = state.requested, state.clips_begun
+        recording.frames_read, recording.nbytes_read = state.frames_read, state.nbytes_read
+        recording.drawn_by, recording.totals = state.drawn_by, state.totals
+        for work in state.works:
+            work.worker_lost()
+            recording.works[work.index] = work
+            if work.life.is_in_work:
+                self._dispatcher.assign(work)
+            if not work.progress.is_named and not work.is_ring:
+                self._feed.want_name(work)
+        for frame in state.frames:
+            self._restore_frame(frame)
+
+    def _restore_frame(self, frame: Frame) -> None:
+        """Give a frame to the next worker that the one before had not settled."""
+        outcome = self._feed.outcomes.get(frame.number)
+        work = self._recording.works.get(frame.clip)
+        if outcome is not None:
+            if work:
+                cause = None if outcome == ENCODED else CAUSES[outcome - 1]
+                self._recording.count_settled(work, frame, cause)
+        elif work is None or frame.step not in work.progress.pending_steps:
+            frame.holds = 1
+            self._room.settle(frame, DropCause.CLOSED)  # It was counted; only its memory is still held.
+        else:
+            frame.holds = 1
+            self._dispatcher.return_frame(frame)
+
+    def _unsettled(self) -> list[Frame]:
+        frames = list(self._recording.queue)
+        for slot in self._dispatcher.slots:
+            frames += (*slot.in_flight, *slot.returned)
+        return frames
