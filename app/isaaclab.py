@@ -16,7 +16,7 @@ import gymnasium
 import structlog
 
 from .backends.camera import Camera, CameraSource, Vector, current_camera
-from .backends.isaaclab_scene import (
+from .backends.isaaclab.scene import (
     active_visualizers,
     base_env,
     camera_source,
@@ -24,7 +24,7 @@ from .backends.isaaclab_scene import (
     find_newton,
     steps_per_second,
 )
-from .backends.selection import (
+from .backends.isaaclab.selection import (
     BackendKind,
     BackendSource,
     Choice,
@@ -322,7 +322,7 @@ def _choose(scene: SceneDescription, source: Source) -> Choice:
 def _make_backend(base: Any, scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Backend:
     match choice.backend:
         case BackendKind.SENSOR:
-            from .backends.sensor import SensorBackend
+            from .backends.isaaclab.sensor import SensorBackend
 
             return SensorBackend(
                 base.scene.sensors,
@@ -342,7 +342,7 @@ def _make_backend(base: Any, scene: SceneDescription, choice: Choice, wishes: _W
 
 
 def _make_visualizer_backend(base: Any, choice: Choice) -> Backend:
-    from .backends.visualizer import VisualizerBackend
+    from .backends.isaaclab.visualizer import VisualizerBackend
 
     return VisualizerBackend(
         _visualizer(base, choice),

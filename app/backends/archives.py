@@ -11,9 +11,9 @@ from ..interfaces import Renderer, RendererArchive
 from .camera import Camera
 
 MAKERS = {
-    "newton": ".newton_renderer",
-    "mujoco": ".mujoco_renderer",
-    "sensor": ".sensor",
+    "newton": ".newton.renderer",
+    "mujoco": ".mujoco.renderer",
+    "sensor": ".isaaclab.sensor",
     "synthetic": ".synthetic",
 }
 """Kinds of archives, and the module whose `from_archive` makes a renderer of one."""

@@ -11,9 +11,9 @@ import pytest
 
 from stepreel.backends.camera import Camera
 from stepreel.backends.colour import depth_to_rgb
-from stepreel.backends.isaaclab_scene import AssetCamera
-from stepreel.backends.selection import OriginType, Viewpoint
-from stepreel.backends.sensor import SensorBackend
+from stepreel.backends.isaaclab.scene import AssetCamera
+from stepreel.backends.isaaclab.selection import OriginType, Viewpoint
+from stepreel.backends.isaaclab.sensor import SensorBackend
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import PendingSnapshot

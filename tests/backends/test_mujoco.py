@@ -24,13 +24,13 @@ import mujoco
 from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
 
 from stepreel import ClipState, DropCause, Recorder, RecorderConfig
-from stepreel.backends import mujoco_renderer
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.drawing_place import DrawingPlace, choose_place
 from stepreel.backends.gymnasium import GymnasiumBackend, choose_backend
 from stepreel.backends.mujoco import MujocoBackend
-from stepreel.backends.mujoco_renderer import MujocoRenderer, gl_environment
+from stepreel.backends.mujoco import renderer as mujoco_renderer
+from stepreel.backends.mujoco.renderer import MujocoRenderer, gl_environment
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
 from stepreel.frame_pool import FramePool, PoolSlot

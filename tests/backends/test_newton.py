@@ -18,7 +18,7 @@ import warp as wp
 from stepreel.backends import drawing_place
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
-from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
+from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
 from stepreel.clip import Snapshot
 from stepreel.errors import (
     BackendError,

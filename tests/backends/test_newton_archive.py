@@ -24,7 +24,7 @@ from stepreel.backends import drawing_place
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
-from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
+from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
 from stepreel.errors import BackendError, CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import ArchivableRenderer, CaptureFormat, RendererArchive

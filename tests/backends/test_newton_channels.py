@@ -16,7 +16,7 @@ import warp as wp
 
 from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.newton import NewtonBackend, NewtonGlBackend, NewtonWarpBackend
-from stepreel.backends.newton_renderer import WarpRenderer
+from stepreel.backends.newton.renderer import WarpRenderer
 from stepreel.errors import ConfigurationError
 from stepreel.frame_pool import FramePool, PoolSlot
 

@@ -19,7 +19,7 @@ import newton
 
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
-from stepreel.backends.newton_renderer import WarpRenderer
+from stepreel.backends.newton.renderer import WarpRenderer
 from stepreel.clip import ClipState, DropCause
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceChangedError
 from stepreel.frame_pool import FramePool, PoolSlot

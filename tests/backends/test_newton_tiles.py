@@ -18,9 +18,9 @@ import warp as wp
 
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
-from stepreel.backends.newton_renderer import FallbackRenderer, GlRenderer, WarpRenderer
-from stepreel.backends.newton_view import TILE_GAP, View
-from stepreel.backends.newton_worlds import Worlds
+from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
+from stepreel.backends.newton.view import TILE_GAP, View
+from stepreel.backends.newton.worlds import Worlds
 from stepreel.errors import BackendError, ConfigurationError
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import CaptureFormat

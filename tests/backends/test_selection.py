@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stepreel.backends.camera import Camera
-from stepreel.backends.selection import (
+from stepreel.backends.isaaclab.selection import (
     BackendKind,
     BackendSource,
     CameraKind,

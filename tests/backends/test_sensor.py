@@ -17,7 +17,7 @@ from stepreel import Recorder, RecorderConfig
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.colour import depth_to_rgb, labels_to_rgb, normals_to_rgb
-from stepreel.backends.sensor import SensorBackend, SensorRenderer
+from stepreel.backends.isaaclab.sensor import SensorBackend, SensorRenderer
 from stepreel.backends.synthetic import SyntheticRenderer, read_step
 from stepreel.clip import CaptureRequest, ClipRequest, ClipState, Frame, Snapshot
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceUnavailableError

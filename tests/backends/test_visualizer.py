@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepreel.backends.visualizer import VisualizerBackend
+from stepreel.backends.isaaclab.visualizer import VisualizerBackend
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot

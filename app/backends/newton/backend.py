@@ -1,6 +1,6 @@
 """`NewtonBackend`: takes snapshots of a Newton simulation on the training thread.
 
-A snapshot is what a picture needs of a `newton.State` and nothing else; `newton_view` says how it is laid out. A worker
+A snapshot is what a picture needs of a `newton.State` and nothing else; `view` says how it is laid out. A worker
 draws it.
 """
 
@@ -15,18 +15,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..clip import CaptureRequest, Snapshot
-from ..errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError, StepreelError
-from ..interfaces import CaptureFormat, PendingSnapshot, Slot
-from .camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
-from .colour import checked_range
-from .drawing_place import DrawingPlace, choose_place
-from .newton_capture import DeviceSource, HostSource, open_source
-from .newton_renderer import WarpRenderer, make_renderer
-from .newton_scene import Selection, select
-from .newton_scenery import Scenery, build_scenery, build_tiles
-from .newton_view import LEAST_TILE, Channel, View
-from .newton_worlds import Worlds
+from ...clip import CaptureRequest, Snapshot
+from ...errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError, StepreelError
+from ...interfaces import CaptureFormat, PendingSnapshot, Slot
+from ..camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
+from ..colour import checked_range
+from ..drawing_place import DrawingPlace, choose_place
+from .capture import DeviceSource, HostSource, open_source
+from .renderer import WarpRenderer, make_renderer
+from .scene import Selection, select
+from .scenery import Scenery, build_scenery, build_tiles
+from .view import LEAST_TILE, Channel, View
+from .worlds import Worlds
 
 DEFAULT_WIDTH = 1280
 DEFAULT_HEIGHT = 720

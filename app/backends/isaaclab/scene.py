@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from ..errors import BackendError, CaptureError, ConfigurationError
-from .camera import Camera, CameraSource, Vector
+from ...errors import BackendError, CaptureError, ConfigurationError
+from ..camera import Camera, CameraSource, Vector
 from .selection import (
     ISAAC_RTX,
     CameraChoice,

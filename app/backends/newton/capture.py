@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import Snapshot
-from ..errors import CaptureError, SourceChangedError
-from ..interfaces import PendingSnapshot
-from .newton_scene import Floats, Selection
+from ...clip import Snapshot
+from ...errors import CaptureError, SourceChangedError
+from ...interfaces import PendingSnapshot
+from .scene import Floats, Selection
 
 _STATES_REMEMBERED = 8
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import Vector
-from .newton_scene import Scene, SceneSources, Selection, Source, build_scene, select, world_offsets
+from ..camera import Vector
+from .scene import Scene, SceneSources, Selection, Source, build_scene, select, world_offsets
 
 _CLOSE = 1e-4
 """Distance [m] within which shapes of two worlds count as being at the same place."""

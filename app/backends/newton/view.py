@@ -13,10 +13,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CaptureError
-from .camera import CAMERA_NBYTES, Camera, Vector
-from .newton_scene import Floats
-from .newton_scenery import Scenery
+from ...errors import CaptureError
+from ..camera import CAMERA_NBYTES, Camera, Vector
+from .scene import Floats
+from .scenery import Scenery
 
 Pixels = NDArray[np.uint8]
 

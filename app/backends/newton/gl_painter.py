@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RendererUnavailableError
-from .camera import Camera
-from .newton_stage import Stage, open_stage
-from .newton_view import Pixels, View
+from ...errors import RendererUnavailableError
+from ..camera import Camera
+from .stage import Stage, open_stage
+from .view import Pixels, View
 
 
 class GlPainter:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError
-from ..interfaces import RendererArchive
-from .camera import Camera, Vector
-from .colour import checked_range
-from .newton_scene import Floats, HeightfieldSource, Ints, MeshSource, Scene, Source
-from .newton_scenery import Scenery, Tile
-from .newton_view import Channel, View
+from ...errors import BackendError
+from ...interfaces import RendererArchive
+from ..camera import Camera, Vector
+from ..colour import checked_range
+from .scene import Floats, HeightfieldSource, Ints, MeshSource, Scene, Source
+from .scenery import Scenery, Tile
+from .view import Channel, View
 
 KIND = "newton"
 RENDERERS = ("auto", "gl", "warp")

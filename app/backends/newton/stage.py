@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError
-from .camera import Vector
-from .newton_scene import Floats, HeightfieldSource, Scene, Source
+from ...errors import BackendError
+from ..camera import Vector
+from .scene import Floats, HeightfieldSource, Scene, Source
 
 
 class Stage:

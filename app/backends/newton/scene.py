@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError
-from .camera import Vector
+from ...errors import BackendError
+from ..camera import Vector
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]

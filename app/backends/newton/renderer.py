@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..errors import BackendError, RendererUnavailableError
-from ..interfaces import RendererArchive
-from .camera import Camera
-from .newton_archive import to_archive, view_of
-from .newton_gl import GlPainter
-from .newton_stage import Stage
-from .newton_view import Channel, Pixels, View, moved
-from .newton_warp import WarpPainter
+from ...errors import BackendError, RendererUnavailableError
+from ...interfaces import RendererArchive
+from ..camera import Camera
+from .archive import to_archive, view_of
+from .gl_painter import GlPainter
+from .stage import Stage
+from .view import Channel, Pixels, View, moved
+from .warp_painter import WarpPainter
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """`MujocoBackend`: takes snapshots of a MuJoCo simulation on the training thread; a worker draws them.
 
-See `mujoco_renderer` for what is in a snapshot.
+See `renderer` for what is in a snapshot.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clip import CaptureRequest, Snapshot
-from ..errors import BackendError, CaptureError, ConfigurationError
-from ..interfaces import CaptureFormat, Slot
-from .camera import Camera, CameraSource, current_camera
-from .drawing_place import choose_place
-from .mujoco_renderer import (
+from ...clip import CaptureRequest, Snapshot
+from ...errors import BackendError, CaptureError, ConfigurationError
+from ...interfaces import CaptureFormat, Slot
+from ..camera import Camera, CameraSource, current_camera
+from ..drawing_place import choose_place
+from .renderer import (
     AIM_NBYTES,
     AIM_SIZE,
     LOOKS,

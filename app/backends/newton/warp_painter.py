@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RendererUnavailableError
-from .camera import Camera
-from .colour import depth_to_rgb, labels_to_rgb, normals_to_rgb
-from .newton_scene import MeshSource, Scene, Source
-from .newton_stage import Stage, open_stage
-from .newton_view import Channel, Pixels, View
+from ...errors import RendererUnavailableError
+from ..camera import Camera
+from ..colour import depth_to_rgb, labels_to_rgb, normals_to_rgb
+from .scene import MeshSource, Scene, Source
+from .stage import Stage, open_stage
+from .view import Channel, Pixels, View
 
 _BACKGROUND = 0xEBCEB4
 """Packed as Newton does, 0xBBGGRR: a pale sky. Its alpha is never read."""

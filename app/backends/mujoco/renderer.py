@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, CaptureError, RendererUnavailableError
-from ..interfaces import RendererArchive
-from .camera import Camera
-from .drawing_place import DrawingPlace, choose_place
+from ...errors import BackendError, CaptureError, RendererUnavailableError
+from ...interfaces import RendererArchive
+from ..camera import Camera
+from ..drawing_place import DrawingPlace, choose_place
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

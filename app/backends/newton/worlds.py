@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, ConfigurationError
-from .camera import Vector
+from ...errors import BackendError, ConfigurationError
+from ..camera import Vector
 
 DEFAULT_WORLD_COUNT = 16
 """Worlds drawn where the caller names none; more are too small to see and too slow to draw."""
