@@ -78,9 +78,9 @@ def _camera(eye: _Point | None, lookat: _Point | None, fov: float | None) -> Cam
 
 def _prepare(device: str) -> None:
     """Have OpenGL and CUDA find the device; both look at the environment when they are first used."""
-    from ..backends.drawing_place import choose_place
+    from ..backends.render_device import choose_render_device
 
-    os.environ.update(choose_place(device, None).environment)
+    os.environ.update(choose_render_device(device, None).environment)
 
 
 def _render(folder: Path, name: str, view: View, save_as: str | None) -> bool:

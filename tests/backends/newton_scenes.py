@@ -21,8 +21,8 @@ pytest.importorskip("warp")
 import newton
 import warp as wp
 
-from stepreel.backends.drawing_place import choose_place
 from stepreel.backends.newton import NewtonBackend
+from stepreel.backends.render_device import choose_render_device
 from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
 from stepreel.frame_pool import PoolSlot
 from stepreel.interfaces import CaptureFormat
@@ -37,7 +37,7 @@ REQUEST = CaptureRequest(
 
 gl = pytest.mark.gl
 needs_gl = pytest.mark.skipif(
-    choose_place("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
+    choose_render_device("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
 )
 needs_cuda = pytest.mark.skipif(wp.get_cuda_device_count() == 0, reason="no CUDA device here")
 both_renderers = pytest.mark.parametrize("renderer", [pytest.param("gl", marks=[gl, needs_gl]), pytest.param("warp")])

@@ -26,11 +26,11 @@ from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
 from stepreel import ClipState, DropCause, Recorder, RecorderConfig
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
-from stepreel.backends.drawing_place import DrawingPlace, choose_place
 from stepreel.backends.gymnasium import GymnasiumBackend, choose_backend
 from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.mujoco import renderer as mujoco_renderer
 from stepreel.backends.mujoco.renderer import MujocoRenderer, gl_environment
+from stepreel.backends.render_device import RenderDevice, choose_render_device
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
 from stepreel.frame_pool import FramePool, PoolSlot
@@ -64,7 +64,7 @@ CAMERA = Camera(eye=(3.0, -2.0, 2.5), lookat=(0.2, 0.1, 0.4), fov=50.0)
 pytestmark = pytest.mark.mujoco
 gl = pytest.mark.gl
 needs_gl = pytest.mark.skipif(
-    choose_place("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
+    choose_render_device("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
 )
 
 
@@ -677,7 +677,7 @@ def test_the_worker_draws_over_egl_whatever_training_draws_with(monkeypatch: pyt
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "3")
     monkeypatch.setenv("PYOPENGL_PLATFORM", "glx")
-    here = DrawingPlace(gpu=None, environment={"LIBGL_ALWAYS_SOFTWARE": "1"}, opengl_problem=None)
+    here = RenderDevice(gpu=None, environment={"LIBGL_ALWAYS_SOFTWARE": "1"}, opengl_problem=None)
     assert gl_environment(here) == {
         "LIBGL_ALWAYS_SOFTWARE": "1",
         "MUJOCO_GL": "egl",
@@ -688,18 +688,18 @@ def test_the_worker_draws_over_egl_whatever_training_draws_with(monkeypatch: pyt
 
 def test_the_gpu_that_was_asked_for_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    environment = gl_environment(replace(choose_place("cuda:1", None), opengl_problem=None))
+    environment = gl_environment(replace(choose_render_device("cuda:1", None), opengl_problem=None))
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["MUJOCO_EGL_DEVICE_ID"]) == ("1", "1")
     assert environment["MUJOCO_GL"] == "egl"
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(
         RendererUnavailableError, match="on cuda:1, found egl: not asked; osmesa: draws on the CPU only"
     ):
-        gl_environment(choose_place("cuda:1", None))
+        gl_environment(choose_render_device("cuda:1", None))
 
 
 def test_without_egl_osmesa_draws_and_without_either_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = DrawingPlace(gpu=None, environment={}, opengl_problem="libEGL.so.1 can't be loaded")
+    here = RenderDevice(gpu=None, environment={}, opengl_problem="libEGL.so.1 can't be loaded")
     monkeypatch.setattr(mujoco_renderer, "_OSMESA", ("libc.so.6",))
     assert gl_environment(here)["MUJOCO_GL"] == "osmesa"
     monkeypatch.setattr(mujoco_renderer, "_OSMESA", ("libnothing.so",))

@@ -15,7 +15,7 @@ pytest.importorskip("warp")
 import newton
 import warp as wp
 
-from stepreel.backends import drawing_place
+from stepreel.backends import render_device
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
@@ -437,7 +437,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 
 def test_opengl_without_its_libraries_is_refused_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing_place, "_LIBRARIES", ("libnowhere.so.1",))
+    monkeypatch.setattr(render_device, "_LIBRARIES", ("libnowhere.so.1",))
     model = worlds_of(sphere(), 1)
     with pytest.raises(RendererUnavailableError, match=r"gl: libnowhere\.so\.1 can't be loaded .* install EGL"):
         opened(backend_of(model, renderer="gl"))

@@ -20,7 +20,7 @@ import newton
 import warp as wp
 from PIL import Image
 
-from stepreel.backends import drawing_place
+from stepreel.backends import render_device
 from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
@@ -155,7 +155,7 @@ def test_it_is_drawn_from_another_camera_and_in_another_size(slot: PoolSlot, ren
 def test_what_was_recorded_where_opengl_is_missing_may_be_drawn_with_it_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drawing_place, "_LIBRARIES", ("libnowhere.so.1",))
+    monkeypatch.setattr(render_device, "_LIBRARIES", ("libnowhere.so.1",))
     capture_format = opened(backend_of(worlds_of(sphere(), 1)))
     assert isinstance(capture_format.renderer, WarpRenderer)
     assert isinstance(make_renderer(archived(capture_format)), FallbackRenderer)

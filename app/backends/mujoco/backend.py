@@ -18,7 +18,7 @@ from ...clip import CaptureRequest, Snapshot
 from ...errors import BackendError, CaptureError, ConfigurationError
 from ...interfaces import CaptureFormat, Slot
 from ..camera import Camera, CameraSource, current_camera
-from ..drawing_place import choose_place
+from ..render_device import choose_render_device
 from .renderer import (
     AIM_NBYTES,
     AIM_SIZE,
@@ -151,8 +151,8 @@ class MujocoBackend:
         width, height, worker_device = self._asked
         model, data = simulation.model, simulation.data
         _check_model(model, data)
-        place = choose_place(worker_device, None)
-        environment = gl_environment(place)
+        device = choose_render_device(worker_device, None)
+        environment = gl_environment(device)
         aim = _aim_of(self._camera, simulation)
         option = _option_fields(self._scene_option, simulation)
         spec = _spec(model, option)
@@ -191,7 +191,7 @@ class MujocoBackend:
                 "bodies": int(model.nbody),
                 "geoms": int(model.ngeom),
                 "mujoco": mujoco.__version__,
-                "draws_on": place.name,
+                "draws_on": device.name,
                 "gl": environment["MUJOCO_GL"],
             },
         )

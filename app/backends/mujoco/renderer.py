@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...errors import BackendError, CaptureError, RendererUnavailableError
 from ...interfaces import RendererArchive
 from ..camera import Camera
-from ..drawing_place import DrawingPlace, choose_place
+from ..render_device import RenderDevice, choose_render_device
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -384,32 +384,34 @@ def unpack_looks(packed: Pixels) -> Iterator[tuple[int, Pixels]]:
         start += nbytes + -nbytes % 8
 
 
-def gl_environment(place: DrawingPlace) -> dict[str, str]:
-    """Return the environment in which MuJoCo draws at `place`, without a window.
+def gl_environment(device: RenderDevice) -> dict[str, str]:
+    """Return the environment in which MuJoCo draws at `device`, without a window.
 
     Raises:
         RendererUnavailableError: nothing can, with what was looked for.
     """
     wish = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if wish != "osmesa" and place.opengl_problem is None:
+    if wish != "osmesa" and device.opengl_problem is None:
         return {
-            **place.environment,
+            **device.environment,
             "MUJOCO_GL": "egl",
             "PYOPENGL_PLATFORM": "egl",
-            "MUJOCO_EGL_DEVICE_ID": str(place.egl_device),
+            "MUJOCO_EGL_DEVICE_ID": str(device.egl_device),
         }
-    if place.gpu is None and _has_osmesa():
-        return {**place.environment, "MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"}
+    if device.gpu is None and _has_osmesa():
+        return {**device.environment, "MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"}
+    on_gpu = device.gpu is not None
     raise RendererUnavailableError(
-        f"looked for what can draw without a window on {place.name}, found egl: {place.opengl_problem or 'not asked'}; "
-        f"osmesa: {'draws on the CPU only' if place.gpu is not None else 'libOSMesa is not there (Debian: libosmesa6)'}"
+        f"looked for what can draw without a window on {device.name}, found egl: "
+        f"{device.opengl_problem or 'not asked'}; osmesa: "
+        + ("draws on the CPU only" if on_gpu else "libOSMesa is not there (Debian: libosmesa6)")
     )
 
 
 def _gl_here() -> str:
     """Return "egl" or "osmesa": what the environment says, or else what this machine has."""
     named = os.environ.get("MUJOCO_GL", "").strip().lower()
-    return named if named in ("egl", "osmesa") else gl_environment(choose_place("auto", None))["MUJOCO_GL"]
+    return named if named in ("egl", "osmesa") else gl_environment(choose_render_device("auto", None))["MUJOCO_GL"]
 
 
 def _has_osmesa() -> bool:

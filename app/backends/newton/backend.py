@@ -20,7 +20,7 @@ from ...errors import BackendError, CaptureError, ConfigurationError, RendererUn
 from ...interfaces import CaptureFormat, PendingSnapshot, Slot
 from ..camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera, current_camera
 from ..colour import checked_range
-from ..drawing_place import DrawingPlace, choose_place
+from ..render_device import RenderDevice, choose_render_device
 from .capture import DeviceSource, HostSource, open_source
 from .renderer import WarpRenderer, make_renderer
 from .scene import Selection, select
@@ -171,8 +171,8 @@ class NewtonBackend:
         return _checked_model(self._model() if callable(self._model) else self._model)
 
     def _announce(self, model: Any, wish: _Wish) -> CaptureFormat:
-        place = choose_place(wish.worker_device, model.device.ordinal if model.device.is_cuda else None)
-        self._name = _choose_renderer(self._renderer, place)
+        device = choose_render_device(wish.worker_device, model.device.ordinal if model.device.is_cuda else None)
+        self._name = _choose_renderer(self._renderer, device)
         scenery, selection = self._scenery(model)
         view = View(
             scenery=scenery,
@@ -182,8 +182,8 @@ class NewtonBackend:
             renderer=self._renderer,
             channel=self._channel,
             depth_range=self._depth_range,
-            tracer_device="cpu" if place.gpu is None else "cuda:0",
-            egl_device=place.egl_device,
+            tracer_device="cpu" if device.gpu is None else "cuda:0",
+            egl_device=device.egl_device,
             is_camera_captured=not isinstance(self._camera, Camera),
         )
         _check_tiles(view)
@@ -197,9 +197,9 @@ class NewtonBackend:
             steps_per_second=self._steps_per_second,
             # Where OpenGL was ruled out it need not be tried; an archive still says what was asked for.
             renderer=WarpRenderer(view) if self._name == "newton_warp" else make_renderer(view),
-            worker_environment=place.environment,
-            shares_gpu=model.device.is_cuda and place.gpu == model.device.ordinal,
-            details=self._details(model, view, selection, place),
+            worker_environment=device.environment,
+            shares_gpu=model.device.is_cuda and device.gpu == model.device.ordinal,
+            details=self._details(model, view, selection, device),
         )
 
     def _scenery(self, model: Any) -> tuple[Scenery, Selection]:
@@ -223,7 +223,7 @@ class NewtonBackend:
                 f"called the camera function once to see whether it tells a camera, found {type(exc).__name__}: {exc}"
             ) from exc
 
-    def _details(self, model: Any, view: View, selection: Selection, place: DrawingPlace) -> dict[str, Any]:
+    def _details(self, model: Any, view: View, selection: Selection, device: RenderDevice) -> dict[str, Any]:
         return {
             "camera": view.camera.to_json(),
             "camera_follows": view.is_camera_captured,
@@ -236,7 +236,7 @@ class NewtonBackend:
             "bodies": len(selection.bodies),
             "particles": len(selection.particles),
             "model_device": str(model.device),
-            "draws_on": place.name,
+            "draws_on": device.name,
         }
 
 
@@ -336,33 +336,33 @@ def _check_tiles(view: View) -> None:
         )
 
 
-def _choose_renderer(wish: str, place: DrawingPlace) -> str:
-    """Return the name of the renderer to try first at `place`.
+def _choose_renderer(wish: str, device: RenderDevice) -> str:
+    """Return the name of the renderer to try first at `device`.
 
     Raises:
         BackendError: there is no such device.
         RendererUnavailableError: nothing that was wished for can draw there.
     """
-    _check_gpu(place)
-    problems = {"gl": _pyglet_problem() or place.opengl_problem, "warp": _tracer_problem()}
+    _check_gpu(device)
+    problems = {"gl": _pyglet_problem() or device.opengl_problem, "warp": _tracer_problem()}
     wished = ("gl", "warp") if wish == "auto" else (wish,)
     for kind in wished:
         if problems[kind] is None:
             return f"newton_{kind}"
     found = "; ".join(f"{kind}: {problems[kind]}" for kind in wished)
     raise RendererUnavailableError(
-        f'renderer="{wish}": looked for what can draw without a window on {place.name}, found {found}'
+        f'renderer="{wish}": looked for what can draw without a window on {device.name}, found {found}'
         + ("" if wish == "auto" else '; or use renderer="auto"')
     )
 
 
-def _check_gpu(place: DrawingPlace) -> None:
+def _check_gpu(device: RenderDevice) -> None:
     import warp as wp
 
     count = int(wp.get_cuda_device_count())
-    if place.gpu is not None and place.gpu >= count:
+    if device.gpu is not None and device.gpu >= count:
         raise BackendError(
-            f'worker_device asks for {place.name}, Warp sees {count} CUDA devices; use "auto", "cpu" or one of those'
+            f'worker_device asks for {device.name}, Warp sees {count} CUDA devices; use "auto", "cpu" or one of those'
         )
 
 

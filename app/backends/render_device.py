@@ -1,4 +1,4 @@
-"""`DrawingPlace`: the device that a worker draws on, and the environment that brings it there."""
+"""`RenderDevice`: the CPU or GPU that a worker draws on, and the environment variables that select it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _VENDOR_FOLDERS = ("/etc/glvnd/egl_vendor.d", "/usr/share/glvnd/egl_vendor.d", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawingPlace:
-    """Where a worker draws."""
+class RenderDevice:
+    """The CPU or GPU that a worker draws on."""
 
     gpu: int | None
     """The GPU's number among those that this process sees; None: the CPU."""
     environment: Mapping[str, str]
-    """What the worker's environment must say."""
+    """Variables of the worker's environment that select the device."""
     opengl_problem: str | None
     """Why OpenGL can't draw there without a window, as far as can be told without trying; None: it may."""
 
@@ -39,8 +39,8 @@ class DrawingPlace:
         return int(visible) if visible.isdecimal() else self.gpu or 0
 
 
-def choose_place(worker_device: str, training_gpu: int | None) -> DrawingPlace:
-    """Return where a worker draws for `RecorderConfig.worker_device`.
+def choose_render_device(worker_device: str, training_gpu: int | None) -> RenderDevice:
+    """Return the device that `RecorderConfig.worker_device` selects for a worker.
 
     "auto" is the CPU: a GPU that training computes on would take turns with the drawing, whatever process it is in.
 
@@ -61,7 +61,7 @@ def choose_place(worker_device: str, training_gpu: int | None) -> DrawingPlace:
     return _gpu(int(number))
 
 
-def _cpu(*, may_use_gpu: bool) -> DrawingPlace:
+def _cpu(*, may_use_gpu: bool) -> RenderDevice:
     environment = {"CUDA_VISIBLE_DEVICES": "", "LIBGL_ALWAYS_SOFTWARE": "1"}
     problem = _library_problem()
     drivers = tuple(_egl_drivers())
@@ -73,14 +73,14 @@ def _cpu(*, may_use_gpu: bool) -> DrawingPlace:
             f"of the EGL drivers found ({', '.join(map(str, drivers))}) none draws on the CPU; install Mesa's "
             '(Debian: libegl-mesa0 libgl1-mesa-dri), or let the worker draw on a GPU with worker_device="cuda"'
         )
-    return DrawingPlace(gpu=None, environment=environment, opengl_problem=problem)
+    return RenderDevice(gpu=None, environment=environment, opengl_problem=problem)
 
 
-def _gpu(number: int) -> DrawingPlace:
+def _gpu(number: int) -> RenderDevice:
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else []
     environment = {"CUDA_VISIBLE_DEVICES": names[number] if number < len(names) else str(number)}
-    return DrawingPlace(gpu=number, environment=environment, opengl_problem=_library_problem())
+    return RenderDevice(gpu=number, environment=environment, opengl_problem=_library_problem())
 
 
 def _library_problem() -> str | None:
