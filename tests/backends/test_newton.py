@@ -160,7 +160,7 @@ def test_cloth_stands_in_the_place_of_its_world() -> None:
     world.add_shape_box(world.add_body(), hx=0.5, hy=0.5, hz=0.5)
     renderer = opened(backend_of(worlds_of(world, 2), renderer="warp")).renderer
     assert isinstance(renderer, WarpRenderer)
-    (scene,) = renderer.view.scenery.scenes
+    (scene,) = renderer.spec.tiled_scene.scenes
     particles = len(scene.particles) // 2
     assert scene.body_offsets[0].any()
     assert (scene.body_offsets[0] != scene.body_offsets[1]).any()

@@ -125,7 +125,7 @@ def test_what_is_asked_for_comes_back() -> None:
     assert (view.channel, view.depth_range, view.is_camera_captured) == ("depth", (1.0, 3.0), True)
     auto = make_renderer(archived(opened(backend_of(model))))
     assert isinstance(auto, FallbackRenderer | GlRenderer | WarpRenderer)
-    assert (auto.view.width, auto.view.height) == (WIDTH, HEIGHT)
+    assert (auto.spec.width, auto.spec.height) == (WIDTH, HEIGHT)
 
 
 @both_renderers
@@ -301,11 +301,11 @@ def test_an_archive_of_which_anything_was_changed_is_refused_or_whole(
     except BackendError:
         return
     assert isinstance(renderer, FallbackRenderer | GlRenderer | WarpRenderer)
-    scenery = renderer.view.scenery
-    assert all(0 <= tile.scene < len(scenery.scenes) for tile in scenery.tiles)
-    for scene in scenery.scenes:
+    tiled_scene = renderer.spec.tiled_scene
+    assert all(0 <= tile.scene < len(tiled_scene.scenes) for tile in tiled_scene.tiles)
+    for scene in tiled_scene.scenes:
         assert scene.shape_body.max(initial=-1) < len(scene.bodies)
-        assert scene.shape_source.max(initial=-1) < len(scenery.sources)
+        assert scene.shape_source.max(initial=-1) < len(tiled_scene.sources)
         assert scene.triangles.max(initial=-1) < len(scene.particles)
 
 

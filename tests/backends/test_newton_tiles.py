@@ -18,8 +18,8 @@ import warp as wp
 
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
+from stepreel.backends.newton.render_spec import TILE_GAP, NewtonRenderSpec
 from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
-from stepreel.backends.newton.view import TILE_GAP, View
 from stepreel.backends.newton.worlds import Worlds
 from stepreel.errors import BackendError, ConfigurationError
 from stepreel.frame_pool import FramePool, PoolSlot
@@ -57,14 +57,14 @@ def slot() -> Iterator[PoolSlot]:
     pool.close()
 
 
-def view_of(capture_format: CaptureFormat) -> View:
+def spec_of(capture_format: CaptureFormat) -> NewtonRenderSpec:
     renderer = capture_format.renderer
     assert isinstance(renderer, GlRenderer | WarpRenderer | FallbackRenderer)
-    return renderer.view
+    return renderer.spec
 
 
 def tiles_of(capture_format: CaptureFormat, picture: Pixels) -> list[Pixels]:
-    return [picture[place] for place in view_of(capture_format).tile_places()]
+    return [picture[place] for place in spec_of(capture_format).tile_places()]
 
 
 def posts(count: int, spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> newton.Model:
@@ -92,7 +92,7 @@ def test_a_tile_is_the_picture_of_its_world_alone(slot: PoolSlot, renderer: str)
     assert capture_format.details["visible_worlds"] == [3, 1]
     (picture,) = draw_here(capture_format, captured(backend, slot))
     assert picture.shape == (HEIGHT, WIDTH, 3)
-    width, height = view_of(capture_format).tile_size
+    width, height = spec_of(capture_format).tile_size
     assert (width, height) == ((WIDTH - TILE_GAP) // 2, HEIGHT)
     for tile, world in zip(tiles_of(capture_format, picture), (3, 1), strict=True):
         alone = backend_of(model, state, renderer=renderer, visible_worlds=[world])
@@ -135,7 +135,7 @@ def test_worlds_that_stand_apart_look_alike_from_a_camera_relative_to_their_orig
     looks: dict[str, Any] = {"renderer": renderer, "tiles": (2, 2), "lookat": (0.0, 0.0, 0.7), "eye": (2.0, 1.5, 1.5)}
     backends = [backend_of(together, **looks), backend_of(apart, **looks, world_origins=origins)]
     formats = [opened(backend) for backend in backends]
-    assert [len(view_of(capture_format).scenery.scenes) for capture_format in formats] == [1, 1]
+    assert [len(spec_of(capture_format).tiled_scene.scenes) for capture_format in formats] == [1, 1]
     pictures = [
         draw_here(capture_format, captured(backend, slot))[0]
         for capture_format, backend in zip(formats, backends, strict=True)
@@ -155,7 +155,7 @@ def test_worlds_of_different_shapes_have_tiles_of_their_own(slot: PoolSlot, rend
     model = scene.finalize(device="cpu")
     backend = backend_of(model, renderer=renderer, tiles=(1, 3), eye=(3.0, 0.0, 0.0))
     capture_format = opened(backend)
-    assert [tile.scene for tile in view_of(capture_format).scenery.tiles] == [0, 1, 0]
+    assert [tile.scene for tile in spec_of(capture_format).tiled_scene.tiles] == [0, 1, 0]
     shown = captured(backend, slot)
     hidden = shown.copy()
     hidden.view(np.float32).reshape(-1, 7)[:, 0] = 9.0
@@ -184,7 +184,7 @@ def test_a_following_camera_is_relative_to_every_tiles_world(slot: PoolSlot, ren
     picture, background = draw_here(capture_format, shown, hidden)
     tiles = tiles_of(capture_format, picture)
     backgrounds = tiles_of(capture_format, background)
-    width, height = view_of(capture_format).tile_size
+    width, height = spec_of(capture_format).tile_size
     followed = center_of_change(tiles[0], backgrounds[0])
     beside = center_of_change(tiles[1], backgrounds[1])
     assert followed == pytest.approx((width / 2, height / 2), abs=2)
@@ -227,7 +227,7 @@ def test_worlds_that_are_copies_travel_once() -> None:
     one, many = (opened(backend_of(worlds_of(zoo(), 64), tiles=count)) for count in (1, 16))
     side_by_side = opened(backend_of(worlds_of(zoo(), 64)))
     sizes = [len(pickle.dumps(capture_format.renderer)) for capture_format in (one, many, side_by_side)]
-    assert len(view_of(many).scenery.scenes) == 1
+    assert len(spec_of(many).tiled_scene.scenes) == 1
     assert sizes[1] - sizes[0] < 0.5 * (sizes[2] - sizes[0])
 
 

@@ -1,7 +1,7 @@
-"""A Newton `View` as plain arrays and settings, and back: what comes back may be anybody's, and is checked.
+"""A `NewtonRenderSpec` as plain arrays and settings, and back. An archive may come from anybody and is checked.
 
-Numbers that are used as an index anywhere (bodies of shapes, corners of triangles, rows of tiles) are held against what
-they point into, since Newton and OpenGL would read past the end of an array.
+Every number that is used as an index (bodies of shapes, corners of triangles, rows of tiles) is checked against the
+length of what it points into, since Newton and OpenGL would read past the end of an array.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ...errors import BackendError
 from ...interfaces import RendererArchive
 from ..camera import Camera, Vector
 from ..colour import checked_range
-from .scene import Floats, HeightfieldSource, Ints, MeshSource, Scene, Source
-from .scenery import Scenery, Tile
-from .view import Channel, View
+from .render_scene import Floats, HeightfieldSource, Ints, MeshSource, RenderScene, Source
+from .render_spec import Channel, NewtonRenderSpec
+from .tiled_scene import Tile, TiledScene
 
 KIND = "newton"
 RENDERERS = ("auto", "gl", "warp")
@@ -37,44 +37,46 @@ _HEIGHTFIELD = 2
 _log = logging.getLogger(__name__)
 
 
-def to_archive(view: View) -> RendererArchive:
-    """Return what `from_archive` makes the same view of; pictures that meshes name are read now."""
-    scenery = view.scenery
-    arrays: dict[str, NDArray[Any]] = {"body_names": np.array(scenery.body_names, dtype=np.str_).reshape(-1)}
-    for number, scene in enumerate(scenery.scenes):
+def to_archive(spec: NewtonRenderSpec) -> RendererArchive:
+    """Return the archive that `spec_of` makes the same spec of; textures that meshes name by a path are read now."""
+    tiled_scene = spec.tiled_scene
+    arrays: dict[str, NDArray[Any]] = {"body_names": np.array(tiled_scene.body_names, dtype=np.str_).reshape(-1)}
+    for number, scene in enumerate(tiled_scene.scenes):
         arrays |= {f"scene{number}.{name}": value for name, value in _arrays_of(scene).items()}
-    for number, tile in enumerate(scenery.tiles):
+    for number, tile in enumerate(tiled_scene.tiles):
         arrays |= {f"tile{number}.{name}": value for name, value in _arrays_of(tile).items()}
-    for number, source in enumerate(scenery.sources):
+    for number, source in enumerate(tiled_scene.sources):
         arrays |= {f"source{number}.{name}": value for name, value in _arrays_of(source).items()}
     settings = {
-        "renderer": view.renderer,
-        "camera": view.camera.to_json(),
-        "is_camera_captured": view.is_camera_captured,
-        "width": view.width,
-        "height": view.height,
-        "channel": view.channel.value,
-        "depth_range": list(view.depth_range),
-        "grid": list(scenery.grid),
-        "up_axis": scenery.up_axis,
-        "particle_count": scenery.particle_count,
-        "scenes": [{"is_anchored": scene.is_anchored} for scene in scenery.scenes],
-        "tiles": [{"scene": tile.scene, "origin": list(tile.origin)} for tile in scenery.tiles],
-        "sources": [_settings_of(source) for source in scenery.sources],
+        "renderer": spec.renderer,
+        "camera": spec.camera.to_json(),
+        "is_camera_captured": spec.is_camera_captured,
+        "width": spec.width,
+        "height": spec.height,
+        "channel": spec.channel.value,
+        "depth_range": list(spec.depth_range),
+        "grid": list(tiled_scene.grid),
+        "up_axis": tiled_scene.up_axis,
+        "particle_count": tiled_scene.particle_count,
+        "scenes": [{"is_anchored": scene.is_anchored} for scene in tiled_scene.scenes],
+        "tiles": [{"scene": tile.scene, "origin": list(tile.origin)} for tile in tiled_scene.tiles],
+        "sources": [_settings_of(source) for source in tiled_scene.sources],
     }
     return RendererArchive(kind=KIND, arrays=arrays, settings=settings)
 
 
-def view_of(archive: RendererArchive, *, camera: Camera | None, width: int | None, height: int | None) -> View:
-    """Return the view of an archive.
+def spec_of(
+    archive: RendererArchive, *, camera: Camera | None, width: int | None, height: int | None
+) -> NewtonRenderSpec:
+    """Return the render spec of an archive.
 
     Raises:
         BackendError: the archive is not whole.
         KeyError, TypeError, ValueError: likewise.
     """
     settings = archive.settings
-    view = View(
-        scenery=_scenery(archive),
+    spec = NewtonRenderSpec(
+        tiled_scene=_tiled_scene(archive),
         camera=camera or Camera(**{name: settings["camera"][name] for name in ("eye", "lookat", "fov")}),
         width=_whole("width", width or settings["width"], 1, _LARGEST_SIDE),
         height=_whole("height", height or settings["height"], 1, _LARGEST_SIDE),
@@ -84,13 +86,13 @@ def view_of(archive: RendererArchive, *, camera: Camera | None, width: int | Non
         is_camera_captured=bool(settings["is_camera_captured"]),
         follows_captured_camera=camera is None,
     )
-    _demand(view.width * view.height <= _LARGEST_AREA, f"a picture of {view.width}x{view.height} pixels")
-    _demand(min(view.tile_size) >= 1, f"tiles of {view.tile_size} pixels")
-    _demand(view.renderer in RENDERERS, f"a renderer {view.renderer!r}")
-    return view
+    _demand(spec.width * spec.height <= _LARGEST_AREA, f"a picture of {spec.width}x{spec.height} pixels")
+    _demand(min(spec.tile_size) >= 1, f"tiles of {spec.tile_size} pixels")
+    _demand(spec.renderer in RENDERERS, f"a renderer {spec.renderer!r}")
+    return spec
 
 
-def _scenery(archive: RendererArchive) -> Scenery:
+def _tiled_scene(archive: RendererArchive) -> TiledScene:
     settings = archive.settings
     sources = tuple(
         _source(_Part(archive.arrays, f"source{number}"), facts) for number, facts in enumerate(settings["sources"])
@@ -108,7 +110,7 @@ def _scenery(archive: RendererArchive) -> Scenery:
     )
     rows, columns = (_whole("grid", side, 1, _LARGEST_SIDE) for side in settings["grid"])
     _demand(0 < len(tiles) <= rows * columns, f"{len(tiles)} tiles in a grid of {rows} x {columns}")
-    return Scenery(
+    return TiledScene(
         scenes=scenes,
         sources=sources,
         tiles=tiles,
@@ -119,7 +121,7 @@ def _scenery(archive: RendererArchive) -> Scenery:
 
 
 def _tile(
-    part: _Part, facts: Mapping[str, Any], scenes: tuple[Scene, ...], body_count: int, particle_count: int
+    part: _Part, facts: Mapping[str, Any], scenes: tuple[RenderScene, ...], body_count: int, particle_count: int
 ) -> Tile:
     scene = _whole("scene", facts["scene"], 0, len(scenes) - 1)
     tile = Tile(
@@ -133,12 +135,12 @@ def _tile(
     return tile
 
 
-def _scene(part: _Part, is_anchored: bool, up_axis: int, sources: tuple[Source, ...]) -> Scene:
+def _scene(part: _Part, is_anchored: bool, up_axis: int, sources: tuple[Source, ...]) -> RenderScene:
     bodies, particles = part.floats("bodies", 7), part.floats("particles", 3)
     types = part.ints("shape_type", 0, 12)
     shapes, triangles = len(types), part.ints("triangles", 0, len(particles), 3)
     _demand(len(bodies) >= is_anchored, "an anchor that is not there")
-    scene = Scene(
+    scene = RenderScene(
         up_axis=up_axis,
         is_anchored=is_anchored,
         bodies=bodies,
@@ -167,7 +169,7 @@ def _scene(part: _Part, is_anchored: bool, up_axis: int, sources: tuple[Source, 
 
 
 def _fits(geo_type: int, source: Source | None) -> bool:
-    """Whether a shape of this type can be made of this geometry."""
+    """Return whether a shape of this type can be made of this geometry."""
     if geo_type in _MESHES:
         return isinstance(source, MeshSource)
     return isinstance(source, HeightfieldSource) if geo_type == _HEIGHTFIELD else geo_type in _SHAPES_BY_SIZE
@@ -244,7 +246,7 @@ class _Part:
         _demand(is_right, f"{self._word}.{name} of shape {list(array.shape)}")
 
 
-def _arrays_of(part: Scene | Tile | Source) -> dict[str, NDArray[Any]]:
+def _arrays_of(part: RenderScene | Tile | Source) -> dict[str, NDArray[Any]]:
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     if isinstance(part, MeshSource):
         values["texture"] = _texture_pixels(part.texture)

@@ -1,6 +1,6 @@
 """`NewtonBackend`: takes snapshots of a Newton simulation on the training thread.
 
-A snapshot is what a picture needs of a `newton.State` and nothing else; `view` says how it is laid out. A worker
+A snapshot holds the rows of a `newton.State` that a picture needs; `render_spec` says how it is laid out. A worker
 draws it.
 """
 
@@ -22,10 +22,10 @@ from ..camera import CAMERA_NBYTES, Camera, CameraSource, Vector, choose_camera,
 from ..colour import checked_range
 from ..render_device import RenderDevice, choose_render_device
 from .capture import DeviceSource, HostSource, open_source
+from .render_scene import Selection, select
+from .render_spec import LEAST_TILE, Channel, NewtonRenderSpec
 from .renderer import WarpRenderer, make_renderer
-from .scene import Selection, select
-from .scenery import Scenery, build_scenery, build_tiles
-from .view import LEAST_TILE, Channel, View
+from .tiled_scene import TiledScene, build_single_tile, build_tiles
 from .worlds import Worlds
 
 DEFAULT_WIDTH = 1280
@@ -100,7 +100,7 @@ class NewtonBackend:
         self._get_state = get_state
         self._renderer = "warp" if self._channel is not Channel.RGB else renderer
         self._name = "newton_warp" if self._renderer == "warp" else "newton_gl"
-        self._wish: _Wish | None = None
+        self._opened_with: _OpenArguments | None = None
         self._source: HostSource | DeviceSource | None = None
         self._problem = _NOT_OPEN
         """Why there is no source."""
@@ -120,8 +120,10 @@ class NewtonBackend:
             BackendError: the model or its state can't be recorded.
             RendererUnavailableError: nothing here can draw it.
         """
-        self._wish = _Wish(width=width or DEFAULT_WIDTH, height=height or DEFAULT_HEIGHT, worker_device=worker_device)
-        return self._announce(self._current_model(), self._wish)
+        self._opened_with = _OpenArguments(
+            width=width or DEFAULT_WIDTH, height=height or DEFAULT_HEIGHT, worker_device=worker_device
+        )
+        return self._announce(self._current_model(), self._opened_with)
 
     def renewed(self) -> CaptureFormat | None:
         """See `stepreel.interfaces.RenewableBackend.renewed`: another format once the model, or its counts, changed.
@@ -130,14 +132,14 @@ class NewtonBackend:
             BackendError: the model of now, or its state, can't be recorded.
             ConfigurationError: it has too few worlds.
         """
-        if self._wish is None:
+        if self._opened_with is None:
             return None
         model = self._current_model()
         if self._known is not None and self._known[0]() is model and self._known[1] == _counts(model):
             return None
         self._source = self._known = None
         try:
-            return self._announce(model, self._wish)
+            return self._announce(model, self._opened_with)
         except StepreelError as exc:
             self._problem = f"what is simulated now can't be recorded: {exc}"
             raise
@@ -164,21 +166,21 @@ class NewtonBackend:
 
     def close(self) -> None:
         """Let go of the staging memory. Snapshots still pending stay valid."""
-        self._source = self._wish = self._known = None
+        self._source = self._opened_with = self._known = None
         self._problem = _NOT_OPEN
 
     def _current_model(self) -> Any:
         return _checked_model(self._model() if callable(self._model) else self._model)
 
-    def _announce(self, model: Any, wish: _Wish) -> CaptureFormat:
-        device = choose_render_device(wish.worker_device, model.device.ordinal if model.device.is_cuda else None)
+    def _announce(self, model: Any, wanted: _OpenArguments) -> CaptureFormat:
+        device = choose_render_device(wanted.worker_device, model.device.ordinal if model.device.is_cuda else None)
         self._name = _choose_renderer(self._renderer, device)
-        scenery, selection = self._scenery(model)
-        view = View(
-            scenery=scenery,
+        tiled_scene, selection = self._tiled_scene(model)
+        spec = NewtonRenderSpec(
+            tiled_scene=tiled_scene,
             camera=self._first_camera(),
-            width=wish.width,
-            height=wish.height,
+            width=wanted.width,
+            height=wanted.height,
             renderer=self._renderer,
             channel=self._channel,
             depth_range=self._depth_range,
@@ -186,28 +188,28 @@ class NewtonBackend:
             egl_device=device.egl_device,
             is_camera_captured=not isinstance(self._camera, Camera),
         )
-        _check_tiles(view)
+        _check_tiles(spec)
         source = open_source(model, selection)
         self._check_state(source)
         self._source, self._known = source, (weakref.ref(model), _counts(model))
         return CaptureFormat(
-            width=view.width,
-            height=view.height,
-            nbytes=view.snapshot_nbytes,
+            width=spec.width,
+            height=spec.height,
+            nbytes=spec.snapshot_nbytes,
             steps_per_second=self._steps_per_second,
             # Where OpenGL was ruled out it need not be tried; an archive still says what was asked for.
-            renderer=WarpRenderer(view) if self._name == "newton_warp" else make_renderer(view),
+            renderer=WarpRenderer(spec) if self._name == "newton_warp" else make_renderer(spec),
             worker_environment=device.environment,
             shares_gpu=model.device.is_cuda and device.gpu == model.device.ordinal,
-            details=self._details(model, view, selection, device),
+            details=self._details(model, spec, selection, device),
         )
 
-    def _scenery(self, model: Any) -> tuple[Scenery, Selection]:
+    def _tiled_scene(self, model: Any) -> tuple[TiledScene, Selection]:
         chosen = self._worlds.choose(int(model.world_count))
         if chosen.grid is not None:
             return build_tiles(model, chosen.worlds, chosen.grid, chosen.origins)
         selection = select(model, chosen.worlds)
-        return build_scenery(model, selection, self._worlds.spacing), selection
+        return build_single_tile(model, selection, self._worlds.spacing), selection
 
     def _check_state(self, source: HostSource | DeviceSource) -> None:
         try:
@@ -223,16 +225,18 @@ class NewtonBackend:
                 f"called the camera function once to see whether it tells a camera, found {type(exc).__name__}: {exc}"
             ) from exc
 
-    def _details(self, model: Any, view: View, selection: Selection, device: RenderDevice) -> dict[str, Any]:
+    def _details(
+        self, model: Any, spec: NewtonRenderSpec, selection: Selection, device: RenderDevice
+    ) -> dict[str, Any]:
         return {
-            "camera": view.camera.to_json(),
-            "camera_follows": view.is_camera_captured,
+            "camera": spec.camera.to_json(),
+            "camera_follows": spec.is_camera_captured,
             "renderer": self._name,
-            "channel": view.channel.value,
+            "channel": spec.channel.value,
             "worlds": int(model.world_count),
             "visible_worlds": list(selection.worlds),
-            "tiles": list(view.scenery.grid) if self._worlds.tiles is not None else None,
-            "shapes": sum(len(view.scenery.scenes[tile.scene].shape_type) for tile in view.scenery.tiles),
+            "tiles": list(spec.tiled_scene.grid) if self._worlds.tiles is not None else None,
+            "shapes": sum(len(spec.tiled_scene.scenes[tile.scene].shape_type) for tile in spec.tiled_scene.tiles),
             "bodies": len(selection.bodies),
             "particles": len(selection.particles),
             "model_device": str(model.device),
@@ -315,8 +319,8 @@ class NewtonWarpBackend(NewtonBackend):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """What `open` was asked for."""
+class _OpenArguments:
+    """The arguments of `open`, for when the model is read again."""
 
     width: int
     height: int
@@ -327,32 +331,32 @@ def _counts(model: Any) -> tuple[int, ...]:
     return tuple(int(count) for count in (model.body_count, model.particle_count, model.shape_count, model.world_count))
 
 
-def _check_tiles(view: View) -> None:
-    if min(view.tile_size) < LEAST_TILE:
-        rows, columns = view.scenery.grid
+def _check_tiles(spec: NewtonRenderSpec) -> None:
+    if min(spec.tile_size) < LEAST_TILE:
+        rows, columns = spec.tiled_scene.grid
         raise BackendError(
-            f"tiles: {rows} rows and {columns} columns make tiles of {view.tile_size[0]}x{view.tile_size[1]} pixels in "
-            f"a picture of {view.width}x{view.height}; allowed: sides of {LEAST_TILE} pixels or more"
+            f"tiles: {rows} rows and {columns} columns make tiles of {spec.tile_size[0]}x{spec.tile_size[1]} pixels in "
+            f"a picture of {spec.width}x{spec.height}; allowed: sides of {LEAST_TILE} pixels or more"
         )
 
 
-def _choose_renderer(wish: str, device: RenderDevice) -> str:
+def _choose_renderer(wanted: str, device: RenderDevice) -> str:
     """Return the name of the renderer to try first at `device`.
 
     Raises:
         BackendError: there is no such device.
-        RendererUnavailableError: nothing that was wished for can draw there.
+        RendererUnavailableError: none of the renderers asked for can draw there.
     """
     _check_gpu(device)
     problems = {"gl": _pyglet_problem() or device.opengl_problem, "warp": _tracer_problem()}
-    wished = ("gl", "warp") if wish == "auto" else (wish,)
-    for kind in wished:
+    candidates = ("gl", "warp") if wanted == "auto" else (wanted,)
+    for kind in candidates:
         if problems[kind] is None:
             return f"newton_{kind}"
-    found = "; ".join(f"{kind}: {problems[kind]}" for kind in wished)
+    found = "; ".join(f"{kind}: {problems[kind]}" for kind in candidates)
     raise RendererUnavailableError(
-        f'renderer="{wish}": looked for what can draw without a window on {device.name}, found {found}'
-        + ("" if wish == "auto" else '; or use renderer="auto"')
+        f'renderer="{wanted}": looked for what can draw without a window on {device.name}, found {found}'
+        + ("" if wanted == "auto" else '; or use renderer="auto"')
     )
 
 

@@ -1,4 +1,4 @@
-"""Copying what a picture needs of a `newton.State` into a slot, on the training thread."""
+"""Copies the rows of a `newton.State` that a picture needs into a slot, on the training thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...clip import Snapshot
 from ...errors import CaptureError, SourceChangedError
 from ...interfaces import PendingSnapshot
-from .scene import Floats, Selection
+from .render_scene import Floats, Selection
 
 _STATES_REMEMBERED = 8
 
@@ -122,7 +122,7 @@ class _Staging:
         return snapshot
 
     def is_idle(self) -> bool:
-        """Whether nobody waits for what is in it, and the device no longer writes to it."""
+        """Return whether it may be filled again: its snapshot is whole, and the device no longer writes to it."""
         lent = self._lent() if self._lent is not None else None
         return (lent is None or lent.is_whole) and bool(self.event.is_complete)
 
@@ -159,7 +159,7 @@ class _DeviceSnapshot:
 
 
 def open_source(model: Any, selection: Selection) -> HostSource | DeviceSource:
-    """Return what copies the selected rows of states of `model`."""
+    """Return the source that copies the selected rows of states of `model`."""
     return DeviceSource(model, selection) if model.device.is_cuda else HostSource(model, selection)
 
 

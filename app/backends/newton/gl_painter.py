@@ -9,8 +9,8 @@ import numpy as np
 
 from ...errors import RendererUnavailableError
 from ..camera import Camera
-from .stage import Stage, open_stage
-from .view import Pixels, View
+from .render_spec import NewtonRenderSpec, Pixels
+from .scene_instance import SceneInstance, load_scene
 
 
 class GlPainter:
@@ -21,22 +21,22 @@ class GlPainter:
         RendererUnavailableError: no context could be made here.
     """
 
-    def __init__(self, view: View, scene: int) -> None:
+    def __init__(self, spec: NewtonRenderSpec, scene: int) -> None:
         import warp as wp
 
-        width, height = view.tile_size
+        width, height = spec.tile_size
         # The viewer needs Warp for a few small arrays only; on the CPU they take nothing from a training GPU.
-        self.stage: Stage = open_stage(view.scenery.scenes[scene], view.scenery.sources, "cpu")
+        self.instance: SceneInstance = load_scene(spec.tiled_scene.scenes[scene], spec.tiled_scene.sources, "cpu")
         try:
-            self._viewer = _headless_viewer(width, height, view.egl_device)
+            self._viewer = _headless_viewer(width, height, spec.egl_device)
         except Exception as exc:
             raise RendererUnavailableError(
                 f"tried to open Newton's OpenGL viewer at {width}x{height} over EGL, found {type(exc).__name__}: {exc};"
                 " install EGL with a driver (Debian: libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libopengl0) and pyglet"
                 ' below 3, or use renderer="warp"'
             ) from exc
-        self._viewer.set_model(self.stage.model)
-        self._viewer.show_particles = bool(self.stage.scene.particle_drawn.any())
+        self._viewer.set_model(self.instance.model)
+        self._viewer.show_particles = bool(self.instance.scene.particle_drawn.any())
         self._camera: Camera | None = None
         self._picture = wp.empty((height, width, 3), dtype=wp.uint8, device="cpu")
         # Newton 1.6 knows the parameter by another name.
@@ -44,10 +44,10 @@ class GlPainter:
         self._output = {"output" if "output" in parameters else "target_image": self._picture}
 
     def paint(self, state: Any, camera: Camera, target: Pixels) -> None:
-        """Paint a state of the stage into `target`, shape `[height, width, 3]`, of the size of a tile."""
+        """Paint a state of `instance` into `target`, shape `[height, width, 3]`, of the size of a tile."""
         # Another painter of this process may have drawn last, in a context of its own.
         self._viewer.renderer.window.switch_to()
-        self._aim(camera)
+        self._set_camera(camera)
         self._viewer.begin_frame(0.0)
         self._viewer.log_state(state)
         self._viewer.end_frame()
@@ -59,13 +59,13 @@ class GlPainter:
         self._viewer.renderer.window.switch_to()
         self._viewer.close()
 
-    def _aim(self, camera: Camera) -> None:
+    def _set_camera(self, camera: Camera) -> None:
         import warp as wp
 
         if camera == self._camera:
             return
         self._camera = camera
-        pitch, yaw = camera.pitch_yaw(self.stage.scene.up_axis)
+        pitch, yaw = camera.pitch_yaw(self.instance.scene.up_axis)
         self._viewer.set_camera(pos=wp.vec3(*camera.eye), pitch=pitch, yaw=yaw)
         self._viewer.camera.fov = camera.fov
 

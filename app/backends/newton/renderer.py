@@ -11,10 +11,10 @@ import numpy as np
 from ...errors import BackendError, RendererUnavailableError
 from ...interfaces import RendererArchive
 from ..camera import Camera
-from .archive import to_archive, view_of
+from .archive import spec_of, to_archive
 from .gl_painter import GlPainter
-from .stage import Stage
-from .view import Channel, Pixels, View, moved
+from .render_spec import Channel, NewtonRenderSpec, Pixels, moved
+from .scene_instance import SceneInstance
 from .warp_painter import WarpPainter
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _DARK = 24
 class _Painter(Protocol):
     """Paints one scene, in the size of a tile."""
 
-    stage: Stage
+    instance: SceneInstance
 
     def paint(self, state: Any, camera: Camera, target: Pixels) -> None: ...
 
@@ -37,24 +37,24 @@ class _TileRenderer:
 
     _painter: ClassVar[type[GlPainter] | type[WarpPainter]]
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, spec: NewtonRenderSpec) -> None:
+        self.spec = spec
         self._painters: list[_Painter] = []
         self._opened = ExitStack()
 
     def open(self) -> None:
-        """Load the scenes, and what draws them.
+        """Load the scenes, and a painter for each.
 
         Raises:
             BackendError: a scene can't be loaded.
             RendererUnavailableError: nothing of this kind draws here.
         """
-        # What is left over where there are fewer tiles than the grid has room for.
-        self._picture = np.full((self.view.height, self.view.width, 3), _DARK, dtype=np.uint8)
+        # Dark where the grid has room for more tiles than there are.
+        self._picture = np.full((self.spec.height, self.spec.width, 3), _DARK, dtype=np.uint8)
         with ExitStack() as stack:
             painters: list[_Painter] = []
-            for scene in range(len(self.view.scenery.scenes)):
-                painters.append(self._painter(self.view, scene))
+            for scene in range(len(self.spec.tiled_scene.scenes)):
+                painters.append(self._painter(self.spec, scene))
                 stack.callback(painters[-1].close)
             self._painters, self._opened = painters, stack.pop_all()
 
@@ -62,25 +62,26 @@ class _TileRenderer:
         """See `stepreel.interfaces.Renderer.render`.
 
         Raises:
-            CaptureError: a body or particle is nowhere, or the snapshot is of something else.
+            CaptureError: a body or particle has no finite position, or the snapshot is of another scene.
         """
         if not self._painters:
             raise BackendError("asked to render before the renderer was opened; call open first")
-        shot = self.view.read(snapshot)
-        for tile, place in zip(self.view.scenery.tiles, self.view.tile_places(), strict=True):
+        decoded = self.spec.decode(snapshot)
+        for tile, place in zip(self.spec.tiled_scene.tiles, self.spec.tile_places(), strict=True):
             painter = self._painters[tile.scene]
-            state = painter.stage.set(shot.bodies[tile.body_rows], shot.particles[tile.particle_rows], tile.origin)
-            painter.paint(state, moved(shot.camera, tile.origin), self._picture[place])
+            bodies, particles = decoded.bodies[tile.body_rows], decoded.particles[tile.particle_rows]
+            state = painter.instance.set(bodies, particles, tile.origin)
+            painter.paint(state, moved(decoded.camera, tile.origin), self._picture[place])
         return self._picture
 
     def close(self) -> None:
-        """Let go of what `open` took."""
+        """Release the painters and their scenes."""
         self._painters = []
         self._opened.close()
 
     def to_archive(self) -> RendererArchive:
         """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
-        return to_archive(self.view)
+        return to_archive(self.spec)
 
 
 class GlRenderer(_TileRenderer):
@@ -103,9 +104,9 @@ class WarpRenderer(_TileRenderer):
 class FallbackRenderer:
     """Draws with OpenGL where it opens, else with the ray tracer."""
 
-    def __init__(self, view: View) -> None:
-        self.view = view
-        self._candidates: tuple[GlRenderer | WarpRenderer, ...] = (GlRenderer(view), WarpRenderer(view))
+    def __init__(self, spec: NewtonRenderSpec) -> None:
+        self.spec = spec
+        self._candidates: tuple[GlRenderer | WarpRenderer, ...] = (GlRenderer(spec), WarpRenderer(spec))
         self._opened: GlRenderer | WarpRenderer | None = None
 
     @property
@@ -144,7 +145,7 @@ class FallbackRenderer:
 
     def to_archive(self) -> RendererArchive:
         """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
-        return to_archive(self.view)
+        return to_archive(self.spec)
 
 
 def from_archive(
@@ -155,11 +156,11 @@ def from_archive(
     Raises:
         BackendError: the archive is not whole.
     """
-    return make_renderer(view_of(archive, camera=camera, width=width, height=height))
+    return make_renderer(spec_of(archive, camera=camera, width=width, height=height))
 
 
-def make_renderer(view: View) -> GlRenderer | WarpRenderer | FallbackRenderer:
-    """Return what draws a view as it was asked for; for "auto" it is the first that opens."""
-    if view.channel is not Channel.RGB or view.renderer == "warp":
-        return WarpRenderer(view)
-    return GlRenderer(view) if view.renderer == "gl" else FallbackRenderer(view)
+def make_renderer(spec: NewtonRenderSpec) -> GlRenderer | WarpRenderer | FallbackRenderer:
+    """Return the renderer that a spec asks for; with "auto" the first one that opens."""
+    if spec.channel is not Channel.RGB or spec.renderer == "warp":
+        return WarpRenderer(spec)
+    return GlRenderer(spec) if spec.renderer == "gl" else FallbackRenderer(spec)

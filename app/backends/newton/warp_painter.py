@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from ...errors import RendererUnavailableError
 from ..camera import Camera
 from ..colour import depth_to_rgb, labels_to_rgb, normals_to_rgb
-from .scene import MeshSource, Scene, Source
-from .stage import Stage, open_stage
-from .view import Channel, Pixels, View
+from .render_scene import MeshSource, RenderScene, Source
+from .render_spec import Channel, NewtonRenderSpec, Pixels
+from .scene_instance import SceneInstance, load_scene
 
 _BACKGROUND = 0xEBCEB4
 """Packed as Newton does, 0xBBGGRR: a pale sky. Its alpha is never read."""
 _NOTHING, _TRIANGLES, _PARTICLES = 0xFFFFFFFF, 0xFFFFFFFD, 0xFFFFFFFE
-"""What the ray tracer says where it hit no shape."""
+"""Shape indices of the ray tracer where a ray hit no shape."""
 _OUTPUTS = {
     Channel.RGB: "color_image",
     Channel.DEPTH: "forward_depth_image",
@@ -37,29 +37,31 @@ class WarpPainter:
         RendererUnavailableError: this version of Newton has no ray tracer, or it can't be set up.
     """
 
-    def __init__(self, view: View, scene: int) -> None:
+    def __init__(self, spec: NewtonRenderSpec, scene: int) -> None:
         import warp as wp
 
-        self._device = view.tracer_device
-        self.stage: Stage = open_stage(view.scenery.scenes[scene], view.scenery.sources, self._device)
-        self._view = view
+        self._device = spec.tracer_device
+        self.instance: SceneInstance = load_scene(
+            spec.tiled_scene.scenes[scene], spec.tiled_scene.sources, self._device
+        )
+        self._spec = spec
         try:
             with wp.ScopedDevice(self._device):
-                self._tracer = _open_tracer(self.stage, view)
+                self._tracer = _open_tracer(self.instance, spec)
         except Exception as exc:
             raise RendererUnavailableError(
                 f"tried to set up Newton's ray tracer on {self._device}, found {type(exc).__name__}: {exc}; use Newton "
                 '1.6 or newer, or renderer="gl"'
             ) from exc
-        self._labels = _labels(self.stage.scene)
+        self._labels = _labels(self.instance.scene)
 
     def paint(self, state: Any, camera: Camera, target: Pixels) -> None:
-        """Paint a state of the stage into `target`, shape `[height, width, 3]`, of the size of a tile."""
+        """Paint a state of `instance` into `target`, shape `[height, width, 3]`, of the size of a tile."""
         import warp as wp
 
-        model = self.stage.model
+        model = self.instance.model
         with wp.ScopedDevice(self._device):
-            self._tracer.aim(camera)
+            self._tracer.set_camera(camera)
             if model.shape_count:
                 model.bvh_refit_shapes(state)
             if model.particle_count:
@@ -68,12 +70,12 @@ class WarpPainter:
 
     def close(self) -> None:
         """Let go of the scene."""
-        del self._tracer, self.stage
+        del self._tracer, self.instance
 
     def _coloured(self, image: NDArray[Any]) -> Pixels:
-        match self._view.channel:
+        match self._spec.channel:
             case Channel.DEPTH:
-                near, far = self._view.depth_range
+                near, far = self._spec.depth_range
                 return depth_to_rgb(image, near=near, far=far)
             case Channel.NORMALS:
                 return normals_to_rgb(image)
@@ -88,7 +90,7 @@ class WarpPainter:
                 return image.astype("<u4", copy=False).view(np.uint8).reshape(*image.shape, 4)[..., :3]
 
 
-def _labels(scene: Scene) -> NDArray[np.int64]:
+def _labels(scene: RenderScene) -> NDArray[np.int64]:
     """Return the label of nothing, of triangles, of particles, and of each shape of the scene."""
     return np.concatenate(([0, 1, 2], scene.shape_number.astype(np.int64) + 3))
 
@@ -96,30 +98,30 @@ def _labels(scene: Scene) -> NDArray[np.int64]:
 class _CameraTracer:
     """Newton 1.7 and newer."""
 
-    def __init__(self, stage: Stage, view: View) -> None:
+    def __init__(self, instance: SceneInstance, spec: NewtonRenderSpec) -> None:
         from newton.sensors import SensorCamera
 
-        self._sensor = SensorCamera(stage.model)
-        self._sensor.create_default_light(direction=_sun_rays(stage.scene.up_axis))
+        self._sensor = SensorCamera(instance.model)
+        self._sensor.create_default_light(direction=_sun_rays(instance.scene.up_axis))
         self._settings = self._sensor.default_render_config
         self._clear = SensorCamera.ClearData(clear_color=_BACKGROUND)
-        self._eye = _Eye(stage, view)
-        self._image = self._eye.new_image(view.channel, (1,))
-        self._outputs = {_OUTPUTS[view.channel]: self._image}
-        _set_look(self._settings, stage.scene, view.scenery.sources)
+        self._camera = _TracerCamera(instance, spec)
+        self._image = self._camera.new_image(spec.channel, (1,))
+        self._outputs = {_OUTPUTS[spec.channel]: self._image}
+        _set_look(self._settings, instance.scene, spec.tiled_scene.sources)
 
-    def aim(self, camera: Camera) -> None:
-        if self._eye.aim(camera):
+    def set_camera(self, camera: Camera) -> None:
+        if self._camera.move_to(camera):
             from newton.sensors import SensorCamera
 
             self._rays = SensorCamera.compute_camera_rays_pinhole(
-                *self._eye.size, camera_fov=math.radians(camera.fov), device=self._sensor.device
+                *self._camera.size, camera_fov=math.radians(camera.fov), device=self._sensor.device
             )
 
     def draw(self, state: Any) -> NDArray[Any]:
         self._sensor.update(
             state,
-            self._eye.transforms,
+            self._camera.transforms,
             self._rays,
             clear_data=self._clear,
             render_config=self._settings,
@@ -132,41 +134,41 @@ class _CameraTracer:
 class _TiledTracer:
     """Newton 1.6, where the same ray tracer has another face."""
 
-    def __init__(self, stage: Stage, view: View) -> None:
+    def __init__(self, instance: SceneInstance, spec: NewtonRenderSpec) -> None:
         from newton.sensors import SensorTiledCamera
 
         self._settings = SensorTiledCamera.RenderConfig()
-        _set_look(self._settings, stage.scene, view.scenery.sources)
-        self._sensor = SensorTiledCamera(stage.model, default_render_config=self._settings)
-        self._sensor.utils.create_default_light(enable_shadows=True, direction=_sun_rays(stage.scene.up_axis))
+        _set_look(self._settings, instance.scene, spec.tiled_scene.sources)
+        self._sensor = SensorTiledCamera(instance.model, default_render_config=self._settings)
+        self._sensor.utils.create_default_light(enable_shadows=True, direction=_sun_rays(instance.scene.up_axis))
         self._clear = SensorTiledCamera.ClearData(clear_color=_BACKGROUND)
-        self._eye = _Eye(stage, view)
-        self._image = self._eye.new_image(view.channel, (1, 1))
-        self._outputs = {_OUTPUTS[view.channel]: self._image}
+        self._camera = _TracerCamera(instance, spec)
+        self._image = self._camera.new_image(spec.channel, (1, 1))
+        self._outputs = {_OUTPUTS[spec.channel]: self._image}
 
-    def aim(self, camera: Camera) -> None:
-        if self._eye.aim(camera):
+    def set_camera(self, camera: Camera) -> None:
+        if self._camera.move_to(camera):
             self._rays = self._sensor.utils.compute_camera_rays_pinhole(
-                *self._eye.size, camera_fovs=math.radians(camera.fov)
+                *self._camera.size, camera_fovs=math.radians(camera.fov)
             )
 
     def draw(self, state: Any) -> NDArray[Any]:
-        transforms = self._eye.transforms.reshape((1, 1))
+        transforms = self._camera.transforms.reshape((1, 1))
         self._sensor.update(state, transforms, self._rays, clear_data=self._clear, **self._outputs)
         image: NDArray[Any] = self._image.numpy()[0, 0]
         return image
 
 
-class _Eye:
+class _TracerCamera:
     """The ray tracer's camera, which moves between pictures."""
 
-    def __init__(self, stage: Stage, view: View) -> None:
+    def __init__(self, instance: SceneInstance, spec: NewtonRenderSpec) -> None:
         import warp as wp
 
-        self.size = view.tile_size
-        self.transforms = wp.zeros(1, dtype=wp.transformf, device=stage.model.device)
-        self._device = stage.model.device
-        self._up_axis = stage.scene.up_axis
+        self.size = spec.tile_size
+        self.transforms = wp.zeros(1, dtype=wp.transformf, device=instance.model.device)
+        self._device = instance.model.device
+        self._up_axis = instance.scene.up_axis
         self._camera: Camera | None = None
 
     def new_image(self, channel: Channel, leading: tuple[int, ...]) -> Any:
@@ -177,18 +179,18 @@ class _Eye:
         dtype = {Channel.DEPTH: wp.float32, Channel.NORMALS: wp.vec3f}.get(channel, wp.uint32)
         return wp.zeros((*leading, height, width), dtype=dtype, device=self._device)
 
-    def aim(self, camera: Camera) -> bool:
-        """Move to `camera`; return whether its rays are others than before."""
+    def move_to(self, camera: Camera) -> bool:
+        """Move to `camera`; return whether its rays changed."""
         known, self._camera = self._camera, camera
         if camera != known:
             self.transforms.assign(np.array([[*camera.eye, *camera.rotation(self._up_axis)]], dtype=np.float32))
         return known is None or camera.fov != known.fov
 
 
-def _set_look(settings: Any, scene: Scene, sources: tuple[Source, ...]) -> None:
-    """Settings of the ray tracer under which a picture resembles the viewer's."""
+def _set_look(settings: Any, scene: RenderScene, sources: tuple[Source, ...]) -> None:
+    """Set the ray tracer up so that its picture resembles the viewer's."""
     settings.enable_shadows = True
-    # What a scene doesn't need is left out of the kernel that is compiled for it.
+    # The kernel that is compiled for a scene without textures leaves them out.
     used = [sources[index] for index in set(scene.shape_source.tolist()) - {-1}]
     settings.enable_textures = any(isinstance(source, MeshSource) and source.texture is not None for source in used)
     # Cloth is seen from both sides.
@@ -203,7 +205,7 @@ def _sun_rays(up_axis: int) -> Any:
     return wp.vec3f(*(-np.array(sun) / np.linalg.norm(sun)).tolist())
 
 
-def _open_tracer(stage: Stage, view: View) -> _CameraTracer | _TiledTracer:
+def _open_tracer(instance: SceneInstance, spec: NewtonRenderSpec) -> _CameraTracer | _TiledTracer:
     from newton import sensors
 
-    return _CameraTracer(stage, view) if hasattr(sensors, "SensorCamera") else _TiledTracer(stage, view)
+    return _CameraTracer(instance, spec) if hasattr(sensors, "SensorCamera") else _TiledTracer(instance, spec)

@@ -19,18 +19,18 @@ DEFAULT_WORLD_COUNT = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenWorlds:
-    """The worlds that a model's picture shows."""
+    """The worlds of a model that are in the picture."""
 
     worlds: tuple[int, ...]
     """Ascending; with tiles in the order of those."""
     grid: tuple[int, int] | None
     """Rows and columns of tiles; None: side by side in one scene."""
     origins: NDArray[np.float64]
-    """Where each world of the model has its own origin [m], shape `[world_count, 3]`."""
+    """The origin of each world of the model [m], shape `[world_count, 3]`."""
 
 
 class Worlds:
-    """What a caller wants to see of a model, before the model is known.
+    """The caller's choice of worlds, before the model is known.
 
     Attributes:
         tiles: As asked for.

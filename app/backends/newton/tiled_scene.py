@@ -1,6 +1,7 @@
-"""`Scenery`: the scene of a picture, or the scenes of its tiles, with what tells a snapshot's rows apart.
+"""`TiledScene`: a picture as a grid of tiles, each with a render scene and its rows of a snapshot.
 
-Tiles whose worlds are copies of one another share a scene, so that a robot's meshes travel and are loaded once.
+A picture without tiles has one. Tiles whose worlds are copies of one another share a render scene, so that a robot's
+meshes travel and are loaded once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..camera import Vector
-from .scene import Scene, SceneSources, Selection, Source, build_scene, select, world_offsets
+from .render_scene import RenderScene, SceneSources, Selection, Source, build_render_scene, select, world_offsets
 
 _CLOSE = 1e-4
 """Distance [m] within which shapes of two worlds count as being at the same place."""
@@ -21,22 +22,22 @@ _CLOSE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A part of the picture that shows a scene."""
+    """A part of the picture that shows one render scene."""
 
     scene: int
     """Index into the scenes."""
     origin: Vector
-    """Where the tile's world has its own origin [m]; the camera is relative to it."""
+    """The origin of the tile's world [m]; the camera is relative to it."""
     body_rows: NDArray[np.int64]
     """The snapshot's bodies that are in the scene, in its order."""
     particle_rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenery:
-    """Everything about a model that a renderer needs to draw snapshots of its states."""
+class TiledScene:
+    """The render scenes of a model, and the tiles that show them."""
 
-    scenes: tuple[Scene, ...]
+    scenes: tuple[RenderScene, ...]
     sources: tuple[Source, ...]
     """Geometry that the scenes' shapes share."""
     tiles: tuple[Tile, ...]
@@ -44,7 +45,7 @@ class Scenery:
     grid: tuple[int, int]
     """Rows and columns of tiles."""
     body_names: tuple[str, ...]
-    """Of the bodies in a snapshot, as a person would know them."""
+    """Names of the bodies in a snapshot, for error messages."""
     particle_count: int
 
     @property
@@ -58,29 +59,29 @@ class Scenery:
         return self.scenes[0].up_axis
 
 
-def build_scenery(model: Any, selection: Selection, world_spacing: Vector | None) -> Scenery:
-    """Return the scenery of a picture that shows the worlds of `selection` side by side.
+def build_single_tile(model: Any, selection: Selection, world_spacing: Vector | None) -> TiledScene:
+    """Return a scene of one tile, which shows the worlds of `selection` side by side.
 
     Raises:
         BackendError: nothing of it can be seen.
     """
     sources = SceneSources(model)
     offsets = world_offsets(model, selection.worlds, world_spacing)
-    scene = build_scene(model, selection, sources, offsets)
+    scene = build_render_scene(model, selection, sources, offsets)
     tile = _tile(0, selection, selection, (0.0, 0.0, 0.0))
-    return _scenery(model, selection, (scene,), sources, (tile,), (1, 1))
+    return _tiled_scene(model, selection, (scene,), sources, (tile,), (1, 1))
 
 
 def build_tiles(
     model: Any, worlds: Sequence[int], grid: tuple[int, int], origins: NDArray[np.float64]
-) -> tuple[Scenery, Selection]:
-    """Return the scenery of a picture with a tile for each of `worlds`, and what of a state it needs.
+) -> tuple[TiledScene, Selection]:
+    """Return a scene with a tile for each of `worlds`, and the rows of a state that it needs.
 
     Args:
         model: The `newton.Model`.
         worlds: Indices of the worlds, in the order of the tiles.
         grid: Rows and columns of tiles.
-        origins: Where each world has its own origin [m], shape `[world_count, 3]`.
+        origins: The origin of each world [m], shape `[world_count, 3]`.
 
     Raises:
         BackendError: nothing of a world can be seen.
@@ -88,29 +89,29 @@ def build_tiles(
     whole = replace(select(model, worlds), worlds=tuple(worlds))
     sources = SceneSources(model)
     offsets = np.zeros((int(model.world_count) + 1, 3), dtype=np.float32)
-    scenes: list[Scene] = []
+    scenes: list[RenderScene] = []
     tiles = []
     for world in worlds:
         part = select(model, [world])
         anchor = origins[world] if origins.any() else None
-        scene = build_scene(model, part, sources, offsets, anchor)
+        scene = build_render_scene(model, part, sources, offsets, anchor)
         number = next((index for index, known in enumerate(scenes) if _look_alike(known, scene)), len(scenes))
         if number == len(scenes):
             scenes.append(scene)
         x, y, z = origins[world].tolist()
         tiles.append(_tile(number, part, whole, (x, y, z)))
-    return _scenery(model, whole, tuple(scenes), sources, tuple(tiles), grid), whole
+    return _tiled_scene(model, whole, tuple(scenes), sources, tuple(tiles), grid), whole
 
 
-def _scenery(
+def _tiled_scene(
     model: Any,
     selection: Selection,
-    scenes: tuple[Scene, ...],
+    scenes: tuple[RenderScene, ...],
     sources: SceneSources,
     tiles: tuple[Tile, ...],
     grid: tuple[int, int],
-) -> Scenery:
-    return Scenery(
+) -> TiledScene:
+    return TiledScene(
         scenes=scenes,
         sources=tuple(sources),
         tiles=tiles,
@@ -137,9 +138,9 @@ def _body_names(model: Any, selection: Selection) -> tuple[str, ...]:
     )
 
 
-def _look_alike(one: Scene, other: Scene) -> bool:
-    """Whether two scenes differ in nothing but where their bodies and particles began, and in the shapes' numbers."""
-    rest = {field.name for field in fields(Scene)} - {"bodies", "particles", "shape_number"}
+def _look_alike(one: RenderScene, other: RenderScene) -> bool:
+    """Return whether two scenes draw the same; starting positions and the shapes' numbers may differ."""
+    rest = {field.name for field in fields(RenderScene)} - {"bodies", "particles", "shape_number"}
     return (
         len(one.bodies) == len(other.bodies)
         and len(one.particles) == len(other.particles)

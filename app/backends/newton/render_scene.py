@@ -1,7 +1,7 @@
-"""`Scene`: the part of a Newton model that a picture shows, in plain arrays that travel to a worker.
+"""`RenderScene`: the part of a Newton model that a picture shows, as plain arrays that travel to a worker.
 
-The worlds of the picture are laid out side by side as Newton's viewer does, and the scene has no worlds of its own:
-where a shape is fixed, its place in the layout is in its transform; where it moves, in `body_offsets`.
+The worlds of the picture are laid out side by side as in Newton's viewer, and the render scene has no worlds of its
+own: the layout is in the transform of a shape that is fixed, and in `body_offsets` for one that moves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LARGEST_RADIUS = 1.0e5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshSource:
-    """What `newton.Mesh` is made of."""
+    """The arguments of a `newton.Mesh`."""
 
     vertices: Floats
     """Shape `[vertices, 3]` [m]."""
@@ -45,7 +45,7 @@ class MeshSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeightfieldSource:
-    """What `newton.Heightfield` is made of."""
+    """The arguments of a `newton.Heightfield`."""
 
     data: Floats
     """Normalized heights, shape `[rows, columns]`."""
@@ -59,17 +59,17 @@ Source = MeshSource | HeightfieldSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """Everything but the state that a renderer needs. The arrays of one kind have the same length."""
+class RenderScene:
+    """Shapes, particles and triangles to draw, without the state. The arrays of one kind have the same length."""
 
     up_axis: int
     is_anchored: bool
-    """Whether the last body is none of the simulation's: it is where the world's own origin is, upright, and carries
-    what is fixed in the world."""
+    """Whether the last body is an anchor and none of the simulation's: it stands upright at the origin of the world,
+    and the shapes that are fixed in the world belong to it."""
     bodies: Floats
     """Transforms at the model's start, position [m] and quaternion xyzw, shape `[bodies, 7]`, without offsets."""
     body_offsets: Floats
-    """What the layout of worlds adds to a body's position [m], shape `[bodies, 3]`."""
+    """Added to a body's position by the layout of worlds [m], shape `[bodies, 3]`."""
 
     shape_type: Ints
     """`newton.GeoType`."""
@@ -84,7 +84,7 @@ class Scene:
     """sRGB in `[0, 1]`, shape `[shapes, 3]`."""
     shape_opacity: Floats
     shape_source: Ints
-    """Index into the scenery's sources, or -1."""
+    """Index into the sources of the tiled scene, or -1."""
     shape_number: Ints
     """The shape's index in the model."""
 
@@ -93,7 +93,7 @@ class Scene:
     particle_offsets: Floats
     particle_radius: Floats
     particle_drawn: NDArray[np.bool_]
-    """True where a particle shows as a sphere; the corners of triangles don't."""
+    """True where a particle shows as a sphere; corners of triangles show as no sphere."""
     triangles: Ints
     """Rows of `particles`, shape `[triangles, 3]`."""
     triangle_color: Floats | None
@@ -102,7 +102,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows of a state the scene shows."""
+    """The rows of a state that are in the picture."""
 
     worlds: tuple[int, ...]
     """The worlds in the picture, ascending; with tiles in the order of those."""
@@ -119,17 +119,17 @@ def select(model: Any, worlds: Sequence[int]) -> Selection:
     )
 
 
-def build_scene(
+def build_render_scene(
     model: Any, selection: Selection, sources: SceneSources, offsets: Floats, anchor: NDArray[np.float64] | None = None
-) -> Scene:
+) -> RenderScene:
     """Return the part of `model` that `selection` shows. Reads the model's arrays once; waits for the device.
 
     Args:
         model: The `newton.Model`.
-        selection: What of it is in the picture.
+        selection: The rows that are in the picture.
         sources: Where geometry is collected.
         offsets: Of `world_offsets`.
-        anchor: Where the world's own origin is [m], if what is fixed in it is to be moved with that.
+        anchor: The origin of the world [m], where the shapes that are fixed in it are to move with the origin.
 
     Raises:
         BackendError: nothing of it can be seen.
@@ -151,7 +151,7 @@ def build_scene(
         arrays["shape_transform"][is_fixed_in_world, :3] -= anchor.astype(np.float32)
         bodies = np.vstack((bodies, np.array([[*anchor, 0.0, 0.0, 0.0, 1.0]], dtype=np.float32)))
         body_offsets = np.vstack((body_offsets, np.zeros((1, 3), dtype=np.float32)))
-    return Scene(
+    return RenderScene(
         up_axis=int(model.up_axis),
         is_anchored=anchor is not None,
         bodies=bodies,
@@ -164,7 +164,7 @@ def build_scene(
 def _shape_arrays(
     model: Any, shapes: NDArray[np.int64], selection: Selection, offsets: Floats, sources: SceneSources
 ) -> dict[str, Any]:
-    """Return the fields of `Scene` that are about shapes."""
+    """Return the fields of `RenderScene` that are about shapes."""
     rows_of_bodies = np.full(int(model.body_count) + 1, -1, dtype=np.int32)
     rows_of_bodies[selection.bodies] = np.arange(len(selection.bodies), dtype=np.int32)
     bodies = rows_of_bodies[_host(model.shape_body, np.int32)[shapes]]
@@ -209,7 +209,7 @@ def _scales(model: Any) -> Floats:
 
 
 class SceneSources:
-    """The geometry of a model's shapes, each taken once and in the order in which it was asked for."""
+    """The geometry of a model's shapes; each is taken once, in the order in which it was asked for."""
 
     def __init__(self, model: Any) -> None:
         has_variants = getattr(model, "_has_variant_rows", False)
@@ -222,7 +222,7 @@ class SceneSources:
         return iter(self._sources)
 
     def index_of(self, shape: int) -> int:
-        """Return the number of the geometry of a shape; -1 where its type says it all."""
+        """Return the index of a shape's geometry; -1 where the shape's type is enough to draw it."""
         source = self._of_shapes[shape]
         if id(source) not in self._index_of:
             taken = _source(source, int(self._types[shape]))
@@ -265,7 +265,7 @@ def _texture(texture: Any) -> NDArray[np.uint8] | str | None:
 
 
 def _deformables(model: Any, selection: Selection, offsets: Floats) -> dict[str, Any]:
-    """Return the fields of `Scene` that are about particles and the triangles between them."""
+    """Return the fields of `RenderScene` that are about particles and the triangles between them."""
     import newton
 
     count = int(model.particle_count)
@@ -297,7 +297,7 @@ def _per_triangle(array: Any, shape: tuple[int, ...], shown: NDArray[np.int64]) 
 
 
 def world_offsets(model: Any, worlds: tuple[int, ...], world_spacing: Vector | None) -> Floats:
-    """Return what the layout adds to each world's places [m], shape `[world_count + 1, 3]`; the last is of no world.
+    """Return the offset of each world in the layout [m], shape `[world_count + 1, 3]`; the last is for no world.
 
     Args:
         model: The `newton.Model`.

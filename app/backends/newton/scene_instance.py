@@ -1,4 +1,4 @@
-"""`Stage`: a Newton model of nothing but a scene, in a worker, and the state that takes on what snapshots say."""
+"""`SceneInstance`: a render scene loaded into Newton, in a worker, and the state that snapshots are copied into."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from ...errors import BackendError
 from ..camera import Vector
-from .scene import Floats, HeightfieldSource, Scene, Source
+from .render_scene import Floats, HeightfieldSource, RenderScene, Source
 
 
-class Stage:
-    """A scene that was loaded.
+class SceneInstance:
+    """A render scene as a Newton model, and a state of it.
 
     Attributes:
-        model: The `newton.Model`: no worlds, joints, masses or collisions.
-        scene: What it was made of.
+        model: The `newton.Model`, without worlds, joints, masses or collisions.
+        scene: The render scene that it was made of.
     """
 
-    def __init__(self, scene: Scene, sources: Sequence[Source], device: str) -> None:
+    def __init__(self, scene: RenderScene, sources: Sequence[Source], device: str) -> None:
         self.scene = scene
         self.model = _build_model(scene, sources, device)
         self._state = self.model.state()
@@ -31,7 +31,7 @@ class Stage:
         Args:
             bodies: Transforms, shape `[bodies, 7]`, without the layout's offsets and without the anchor.
             particles: Positions [m], shape `[particles, 3]`.
-            origin: Where the anchor of the scene is [m], if it has one.
+            origin: The position of the scene's anchor [m], if it has one.
         """
         if self.scene.is_anchored:
             bodies = np.vstack((bodies, np.array([[*origin, 0.0, 0.0, 0.0, 1.0]], dtype=np.float32)))
@@ -42,22 +42,22 @@ class Stage:
         return self._state
 
 
-def open_stage(scene: Scene, sources: Sequence[Source], device: str) -> Stage:
-    """Return the stage of a scene.
+def load_scene(scene: RenderScene, sources: Sequence[Source], device: str) -> SceneInstance:
+    """Load a render scene onto a device.
 
     Raises:
         BackendError: Newton doesn't take the scene.
     """
     import warp as wp
 
-    # Nothing here is differentiated, and kernels without a backward pass compile in half the time. It works on
-    # modules that are imported from here on: in a worker, on Newton's.
+    # Kernels without a backward pass compile in half the time. The setting holds for modules that are imported
+    # from here on: in a worker, for Newton's.
     wp.config.enable_backward = False
     if hasattr(wp, "LOG_WARNING"):
-        # Its banner and a line for each kernel that it loads are nothing that a training run's console should show.
+        # Keeps its banner, and a line for each kernel that it loads, off the console of the training run.
         wp.config.log_level = wp.LOG_WARNING
     try:
-        return Stage(scene, sources, device)
+        return SceneInstance(scene, sources, device)
     except Exception as exc:
         raise BackendError(
             f"tried to load a scene of {len(scene.shape_type)} shapes on {device}, found {type(exc).__name__}: "
@@ -65,7 +65,7 @@ def open_stage(scene: Scene, sources: Sequence[Source], device: str) -> Stage:
         ) from exc
 
 
-def _build_model(scene: Scene, sources: Sequence[Source], device: str) -> Any:
+def _build_model(scene: RenderScene, sources: Sequence[Source], device: str) -> Any:
     """Return a `newton.Model` that shows `scene`, without worlds, joints or collisions."""
     import newton
     import warp as wp
@@ -127,7 +127,7 @@ def _newton_source(source: Source) -> Any:
     )
 
 
-def _add_particles(builder: Any, scene: Scene) -> None:
+def _add_particles(builder: Any, scene: RenderScene) -> None:
     import newton
     import warp as wp
 
@@ -144,7 +144,7 @@ def _add_particles(builder: Any, scene: Scene) -> None:
     )
 
 
-def _paint(model: Any, scene: Scene, device: str) -> None:
+def _paint(model: Any, scene: RenderScene, device: str) -> None:
     """Set colours and triangles, for which the builder would want physical properties."""
     import warp as wp
 
