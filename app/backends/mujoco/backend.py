@@ -1,6 +1,6 @@
 """`MujocoBackend`: takes snapshots of a MuJoCo simulation on the training thread; a worker draws them.
 
-See `renderer` for what is in a snapshot.
+`renderer` says how a snapshot is laid out.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ...interfaces import CaptureFormat, Slot
 from ..camera import Camera, CameraSource, current_camera
 from ..render_device import choose_render_device
 from .renderer import (
-    AIM_NBYTES,
-    AIM_SIZE,
-    LOOKS,
+    CAMERA_POSE_NBYTES,
+    CAMERA_POSE_SIZE,
     OPTION_FIELDS,
+    VISUAL_FIELDS,
     CameraKind,
     Floats,
     MujocoRenderer,
-    View,
-    aim_values,
+    MujocoRenderSpec,
+    camera_pose,
     gl_environment,
     import_mujoco,
-    pack_looks,
+    pack_overrides,
 )
 
 DEFAULT_WIDTH = 1280
@@ -56,8 +56,8 @@ _MOTION = (
 class MujocoBackend:
     """Records a MuJoCo simulation by snapshots of its state.
 
-    The model is read once, in `open`, and again when a clip opens and the environment has made another one. What moves
-    is read at every capture, and so are places, sizes and colours that the task changes in the model itself.
+    The model is read once, in `open`, and again when a clip opens and the environment has made another one. Positions
+    are read at every capture, and so are places, sizes and colours that the task changes in the model itself.
 
     Args:
         source: A Gymnasium environment with a `mujoco.MjModel` as `env.unwrapped.model` and its `MjData` as
@@ -92,8 +92,8 @@ class MujocoBackend:
         self._scene_option = scene_option
         self._steps_per_second = _checked_rate(steps_per_second)
         self._asked: tuple[int | None, int | None, str] = (None, None, "auto")
-        self._scene: _Scene | None = None
-        _aim_of(camera, self._simulation)
+        self._recorded: _RecordedModel | None = None
+        _pose_source_of(camera, self._simulation)
         _option_fields(scene_option, self._simulation)
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
@@ -108,8 +108,8 @@ class MujocoBackend:
 
     def renewed(self) -> CaptureFormat | None:
         """See `stepreel.interfaces.RenewableBackend.renewed`: another format once there is another model."""
-        scene = self._scene
-        return None if scene is not None and self._simulation.model is scene.model else self._read_model()
+        recorded = self._recorded
+        return None if recorded is not None and self._simulation.model is recorded.model else self._read_model()
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Snapshot:
         """Copy what the picture needs of the current state into `slot`.
@@ -117,34 +117,35 @@ class MujocoBackend:
         Raises:
             CaptureError: the simulation has another model than when the clip opened.
         """
-        scene = self._scene
-        if scene is None:
+        recorded = self._recorded
+        if recorded is None:
             raise CaptureError("the backend is not open; call open first")
         data = self._simulation.data
-        if data is not scene.data or self._simulation.model is not scene.model:
-            self._scene = scene = self._checked(scene, data)
-        looks = scene.changed_looks()
-        target = slot.array(scene.nbytes + len(looks))
-        target[:AIM_NBYTES].view(np.float64)[:] = scene.aim.values(data)
-        self._mujoco.mj_getState(scene.model, data, target[AIM_NBYTES : scene.nbytes].view(scene.dtype), scene.spec)
-        if looks:
-            target[scene.nbytes :] = np.frombuffer(looks, np.uint8)
+        if data is not recorded.data or self._simulation.model is not recorded.model:
+            self._recorded = recorded = self._checked(recorded, data)
+        overrides = recorded.packed_overrides()
+        target = slot.array(recorded.nbytes + len(overrides))
+        target[:CAMERA_POSE_NBYTES].view(np.float64)[:] = recorded.camera.pose(data)
+        state = target[CAMERA_POSE_NBYTES : recorded.nbytes].view(recorded.dtype)
+        self._mujoco.mj_getState(recorded.model, data, state, recorded.state_flags)
+        if overrides:
+            target[recorded.nbytes :] = np.frombuffer(overrides, np.uint8)
         return Snapshot(nbytes=target.nbytes)
 
     def close(self) -> None:
         """Let go of the model and the data."""
-        self._scene = None
+        self._recorded = None
 
-    def _checked(self, scene: _Scene, data: Any) -> _Scene:
-        """Return the scene with other data of the same model."""
+    def _checked(self, recorded: _RecordedModel, data: Any) -> _RecordedModel:
+        """Return the recorded model with other data of the same model."""
         model = self._simulation.model
-        if model is not scene.model:
+        if model is not recorded.model:
             raise CaptureError(
                 f"the simulation has another model than when the clip opened ({_size(model)}, not "
-                f"{_size(scene.model)}); the next clip shows it"
+                f"{_size(recorded.model)}); the next clip shows it"
             )
         _check_data(model, data, CaptureError)
-        return replace(scene, data=data)
+        return replace(recorded, data=data)
 
     def _read_model(self) -> CaptureFormat:
         mujoco, simulation = self._mujoco, self._simulation
@@ -153,41 +154,41 @@ class MujocoBackend:
         _check_model(model, data)
         device = choose_render_device(worker_device, None)
         environment = gl_environment(device)
-        aim = _aim_of(self._camera, simulation)
+        camera = _pose_source_of(self._camera, simulation)
         option = _option_fields(self._scene_option, simulation)
-        spec = _spec(model, option)
+        state_flags = _state_flags(model, option)
         own_width, own_height = simulation.size
-        view = View(
+        spec = MujocoRenderSpec(
             model=_saved(model),
             version=mujoco.__version__,
-            spec=spec,
+            state_flags=state_flags,
             dtype=data.qpos.dtype.str,
-            looks=LOOKS,
-            camera=aim.kind,
+            visual_fields=VISUAL_FIELDS,
+            camera=camera.kind,
             scene_option=option,
             max_geom=simulation.max_geom,
             width=width or own_width,
             height=height or own_height,
         )
-        self._scene = scene = _Scene(
+        self._recorded = recorded = _RecordedModel(
             model=model,
             data=data,
-            aim=aim,
-            spec=spec,
+            camera=camera,
+            state_flags=state_flags,
             dtype=data.qpos.dtype,
-            nbytes=AIM_NBYTES + data.qpos.itemsize * mujoco.mj_stateSize(model, spec),
-            looks=_looks_of(model),
+            nbytes=CAMERA_POSE_NBYTES + data.qpos.itemsize * mujoco.mj_stateSize(model, state_flags),
+            saved_fields=_saved_fields(model),
         )
         return CaptureFormat(
-            width=view.width,
-            height=view.height,
-            nbytes=scene.nbytes,
+            width=spec.width,
+            height=spec.height,
+            nbytes=recorded.nbytes,
             steps_per_second=self._steps_per_second or simulation.steps_per_second,
-            renderer=MujocoRenderer(view),
+            renderer=MujocoRenderer(spec),
             worker_environment=environment,
             details={
                 **simulation.details,
-                "camera": aim.details,
+                "camera": camera.details,
                 "bodies": int(model.nbody),
                 "geoms": int(model.ngeom),
                 "mujoco": mujoco.__version__,
@@ -210,28 +211,28 @@ _ATTRIBUTES = {"model": "MjModel", "data": "MjData"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scene:
+class _RecordedModel:
     """A model as it was read, and the data that it was last captured with."""
 
     model: Any
     data: Any
-    aim: _Aim
-    spec: int
+    camera: _PoseSource
+    state_flags: int
     dtype: np.dtype[Any]
     nbytes: int
-    """Bytes of a snapshot without changed looks."""
-    looks: tuple[tuple[int, NDArray[Any], bytes], ...]
-    """Of each field: its place in `LOOKS`, the model's own memory, and what was in it when the model was saved."""
+    """Bytes of a snapshot without visual overrides."""
+    saved_fields: tuple[tuple[int, NDArray[Any], bytes], ...]
+    """For each field: its index in `VISUAL_FIELDS`, the model's own memory, and its bytes when the model was saved."""
 
-    def changed_looks(self) -> bytes:
-        """Return what is no longer as saved, as a snapshot carries it."""
-        changed = [(place, now) for place, field, saved in self.looks if (now := field.tobytes()) != saved]
-        return pack_looks(changed) if changed else b""
+    def packed_overrides(self) -> bytes:
+        """Return the fields that changed since the model was saved, packed for a snapshot."""
+        changed = [(index, now) for index, field, saved in self.saved_fields if (now := field.tobytes()) != saved]
+        return pack_overrides(changed) if changed else b""
 
 
-def _looks_of(model: Any) -> tuple[tuple[int, NDArray[Any], bytes], ...]:
-    fields = [(place, getattr(model, name, None)) for place, name in enumerate(LOOKS)]
-    return tuple((place, field, field.tobytes()) for place, field in fields if field is not None and field.size)
+def _saved_fields(model: Any) -> tuple[tuple[int, NDArray[Any], bytes], ...]:
+    fields = [(index, getattr(model, name, None)) for index, name in enumerate(VISUAL_FIELDS)]
+    return tuple((index, field, field.tobytes()) for index, field in fields if field is not None and field.size)
 
 
 class _BareSimulation:
@@ -247,12 +248,12 @@ class _BareSimulation:
         self.model = model
         self.data = data
 
-    def default_aim(self) -> _Aim:
-        return _free_aim(self.model)
+    def default_camera(self) -> _PoseSource:
+        return _free_camera(self.model)
 
 
 class _EnvSimulation:
-    """A Gymnasium environment, and what its `render()` would show."""
+    """A Gymnasium environment, with the size, camera and options of its `render()`."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
@@ -293,13 +294,15 @@ class _EnvSimulation:
         spec = getattr(self._env, "spec", None)
         return {"env_id": spec.id if spec is not None else type(self._unwrapped).__name__}
 
-    def default_aim(self) -> _Aim:
+    def default_camera(self) -> _PoseSource:
         camera_id = self._of_renderer("camera_id")
-        if camera_id is None:  # It draws in a way of its own.
-            return _free_aim(self.model)
+        if camera_id is None:  # The environment draws in a way of its own.
+            return _free_camera(self.model)
         if camera_id >= 0:
-            return _FixedAim(int(camera_id), self.model)
-        return _EnvAim(self.model, self._of_renderer("_viewers") or {}, self._of_renderer("default_cam_config") or {})
+            return _ModelCamera(int(camera_id), self.model)
+        return _EnvCamera(
+            self.model, self._of_renderer("_viewers") or {}, self._of_renderer("default_cam_config") or {}
+        )
 
     def _of_renderer(self, name: str) -> Any:
         return getattr(getattr(self._unwrapped, "mujoco_renderer", None), name, None)
@@ -308,8 +311,8 @@ class _EnvSimulation:
 _Simulation = _BareSimulation | _EnvSimulation
 
 
-class _Aim(Protocol):
-    """Where pictures are taken from."""
+class _PoseSource(Protocol):
+    """A camera of any kind, which gives its pose at each capture."""
 
     @property
     def kind(self) -> CameraKind: ...
@@ -319,38 +322,38 @@ class _Aim(Protocol):
         """For `session.json`; JSON types."""
         ...
 
-    def values(self, data: Any) -> Floats:
-        """Return the camera of this moment as a snapshot carries it, shape `[7]`."""
+    def pose(self, data: Any) -> Floats:
+        """Return the camera's pose now, laid out as in a snapshot, shape `[7]`."""
         ...
 
 
-class _FixedAim:
-    """A camera of the model."""
+class _ModelCamera:
+    """A camera of the model, whose pose is in the state."""
 
     def __init__(self, camera_id: int, model: Any) -> None:
         self.kind = CameraKind(type=2, fixedcamid=camera_id)
         self.details = model.camera(camera_id).name or camera_id
-        self._values = np.zeros(AIM_SIZE)
+        self._values = np.zeros(CAMERA_POSE_SIZE)
 
-    def values(self, data: Any) -> Floats:
+    def pose(self, data: Any) -> Floats:
         return self._values
 
 
-class _StandingAim:
-    """A camera that stands still."""
+class _StaticCamera:
+    """A `Camera` that stands still."""
 
     kind = CameraKind()
 
     def __init__(self, camera: Camera) -> None:
         self.details = camera.to_json()
-        self._values = aim_values(camera)
+        self._values = camera_pose(camera)
 
-    def values(self, data: Any) -> Floats:
+    def pose(self, data: Any) -> Floats:
         return self._values
 
 
-class _FollowingAim:
-    """A camera that is asked for at each capture."""
+class _FunctionCamera:
+    """A function that returns the camera of each capture."""
 
     kind = CameraKind()
     details = "following"
@@ -358,12 +361,12 @@ class _FollowingAim:
     def __init__(self, get_camera: CameraSource) -> None:
         self._get_camera = get_camera
 
-    def values(self, data: Any) -> Floats:
-        return aim_values(current_camera(self._get_camera))
+    def pose(self, data: Any) -> Floats:
+        return camera_pose(current_camera(self._get_camera))
 
 
-class _ViewerAim:
-    """A `mujoco.MjvCamera`, wherever it is moved to."""
+class _ViewerCamera:
+    """A `mujoco.MjvCamera`, read at each capture."""
 
     def __init__(self, camera: Any, model: Any) -> None:
         self._camera = camera
@@ -376,17 +379,17 @@ class _ViewerAim:
             "azimuth": float(camera.azimuth),
             "elevation": float(camera.elevation),
         }
-        self._values = np.zeros(AIM_SIZE)
+        self._values = np.zeros(CAMERA_POSE_SIZE)
         self._values[6] = model.vis.global_.fovy
 
-    def values(self, data: Any) -> Floats:
+    def pose(self, data: Any) -> Floats:
         camera, values = self._camera, self._values
         values[:3] = self._lookat
         values[3], values[4], values[5] = camera.distance, camera.azimuth, camera.elevation
         return values
 
 
-class _EnvAim:
+class _EnvCamera:
     """The free camera of an environment's `render()`.
 
     Where `render()` was called before the first capture, it is the camera of its viewer, which the user may have moved.
@@ -398,9 +401,9 @@ class _EnvAim:
         self._model = model
         self._viewers = viewers
         self._config = config
-        self._used: _ViewerAim | None = None
+        self._used: _ViewerCamera | None = None
         try:
-            # Of this median nothing is kept: the first one has numpy load another part of it, for 8 ms.
+            # The first median has numpy load another part of it, for 8 ms; better here than at a capture.
             camera = self._new_camera(np.median(np.zeros((1, 3)), axis=0))
         except (AttributeError, TypeError, ValueError) as exc:
             raise BackendError(
@@ -410,12 +413,12 @@ class _EnvAim:
         self.kind = _kind_of(camera, type=0)
         self.details = {"default_camera_config": {name: _json(value) for name, value in config.items()}}
 
-    def values(self, data: Any) -> Floats:
+    def pose(self, data: Any) -> Floats:
         if self._used is None:
             viewer = self._viewers.get("rgb_array")
             camera = self._new_camera(np.median(data.geom_xpos, axis=0)) if viewer is None else viewer.cam
-            self._used = _ViewerAim(camera, self._model)
-        return self._used.values(data)
+            self._used = _ViewerCamera(camera, self._model)
+        return self._used.pose(data)
 
     def _new_camera(self, lookat: Floats) -> Any:
         camera = import_mujoco().MjvCamera()
@@ -429,12 +432,12 @@ class _EnvAim:
         return camera
 
 
-def _free_aim(model: Any) -> _Aim:
+def _free_camera(model: Any) -> _PoseSource:
     """Return MuJoCo's own free camera."""
     mujoco = import_mujoco()
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
-    return _ViewerAim(camera, model)
+    return _ViewerCamera(camera, model)
 
 
 def _kind_of(camera: Any, *, type: int | None = None) -> CameraKind:
@@ -446,18 +449,18 @@ def _kind_of(camera: Any, *, type: int | None = None) -> CameraKind:
     )
 
 
-def _aim_of(camera: Any, simulation: _Simulation) -> _Aim:
+def _pose_source_of(camera: Any, simulation: _Simulation) -> _PoseSource:
     model = simulation.model
     if camera is None:
-        return simulation.default_aim()
+        return simulation.default_camera()
     if isinstance(camera, Camera):
-        return _StandingAim(camera)
+        return _StaticCamera(camera)
     if isinstance(camera, import_mujoco().MjvCamera):
-        return _ViewerAim(_checked_viewer_camera(camera, model), model)
+        return _ViewerCamera(_checked_viewer_camera(camera, model), model)
     if isinstance(camera, str | int) and not isinstance(camera, bool):
-        return _FixedAim(_camera_id(camera, model), model)
+        return _ModelCamera(_camera_id(camera, model), model)
     if callable(camera):
-        return _FollowingAim(camera)
+        return _FunctionCamera(camera)
     raise ConfigurationError(
         f"camera: got {camera!r}; allowed: the name or number of a camera of the model, a Camera, a function that "
         "returns one, a mujoco.MjvCamera, or None"
@@ -497,8 +500,8 @@ def _option_fields(option: Any, simulation: _Simulation) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value != _json(getattr(default, name))}
 
 
-def _spec(model: Any, option: Mapping[str, Any]) -> int:
-    """Return which parts of the state a picture depends on."""
+def _state_flags(model: Any, option: Mapping[str, Any]) -> int:
+    """Return the parts of the state that a picture depends on, as `mjtState` flags."""
     moves = model.nu or model.na or model.ntendon or model.nplugin or model.nuserdata or "flags" in option
     members = import_mujoco().mjtState.__members__
     return sum(int(members[name]) for name in (_POSITIONS + _MOTION if moves else _POSITIONS) if name in members)

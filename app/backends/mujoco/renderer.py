@@ -1,9 +1,9 @@
 """The renderer of MuJoCo snapshots: pickled by the training process, opened and used in a worker.
 
-A snapshot is the camera (float64, 7 numbers: look-at [m], distance [m], azimuth, elevation and vertical field of view
-[degrees]), then the state (MuJoCo's numbers, in the order of `mj_getState`), then the fields of the model that are no
-longer as they were when it was saved: for each its place in `View.looks` and its bytes (int64 both), and the field
-itself, filled up to a multiple of 8 bytes.
+A snapshot is the camera pose (float64, 7 numbers: look-at [m], distance [m], azimuth, elevation and vertical field of
+view [degrees]), then the state (MuJoCo's numbers, in the order of `mj_getState`), then the visual overrides: fields of
+the model that changed since it was saved. Of each override there is its index in `MujocoRenderSpec.visual_fields`, its
+size in bytes (int64 both), and the field itself, padded to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ..render_device import RenderDevice, choose_render_device
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-AIM_SIZE = 7
-"""Numbers of a camera in a snapshot, float64 each."""
-AIM_NBYTES = 8 * AIM_SIZE
+CAMERA_POSE_SIZE = 7
+"""Numbers of a camera pose in a snapshot, float64 each."""
+CAMERA_POSE_NBYTES = 8 * CAMERA_POSE_SIZE
 
-LOOKS = (
+VISUAL_FIELDS = (
     "body_pos",
     "body_quat",
     "geom_pos",
@@ -52,7 +52,10 @@ LOOKS = (
     "light_pos",
     "light_dir",
 )
-"""Fields of a model that tasks change in mid-run: goals that are moved, colours and sizes that are drawn by lot."""
+"""Fields of a model that tasks change in mid-run, for moved goals and randomized colours and sizes.
+
+A snapshot overrides those that changed since the model was saved.
+"""
 
 OPTION_FIELDS = (
     "label",
@@ -81,7 +84,7 @@ _OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraKind:
-    """What of a `mujoco.MjvCamera` stays as it is during a recording."""
+    """The fields of a `mujoco.MjvCamera` that stay the same during a recording."""
 
     type: int = _FREE
     """`mjtCamera`: 0 free, 1 tracking a body, 2 fixed in the model."""
@@ -101,24 +104,24 @@ class CameraKind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What to draw, from where, how large."""
+class MujocoRenderSpec:
+    """A picture to draw: its model, camera and size. Travels to a worker."""
 
     model: bytes
-    """What `mj_saveModel` wrote; only the same version of MuJoCo reads it."""
+    """Written by `mj_saveModel`; only the same version of MuJoCo reads it."""
     version: str
     """The version of MuJoCo that wrote it."""
-    spec: int
+    state_flags: int
     """Parts of the state in a snapshot, as `mjtState` flags."""
     dtype: str
     """Of the numbers of the state, as numpy writes it."""
-    looks: tuple[str, ...]
-    """Fields of the model that a snapshot may bring along."""
+    visual_fields: tuple[str, ...]
+    """Fields of the model that a snapshot may override, by index."""
     camera: CameraKind
     scene_option: Mapping[str, Any]
     """Fields of `mujoco.MjvOption` that differ from MuJoCo's own, as numbers and lists of numbers."""
     max_geom: int
-    """Most shapes in a picture; what is beyond is left out."""
+    """Most shapes in a picture; further ones are left out."""
     width: int
     height: int
 
@@ -127,15 +130,15 @@ class MujocoRenderer:
     """Draws with MuJoCo's own OpenGL renderer, without a window, over EGL or OSMesa.
 
     Args:
-        view: What to draw.
+        spec: The picture to draw.
         camera: Takes the place of the camera in the snapshots; None: as captured.
     """
 
     name = "mujoco"
 
-    def __init__(self, view: View, *, camera: Camera | None = None) -> None:
-        self._view = view
-        self._camera = None if camera is None else aim_values(camera)
+    def __init__(self, spec: MujocoRenderSpec, *, camera: Camera | None = None) -> None:
+        self._spec = spec
+        self._camera = None if camera is None else camera_pose(camera)
 
     def open(self) -> None:
         """Load the model and make the OpenGL context.
@@ -144,29 +147,30 @@ class MujocoRenderer:
             BackendError: the model can't be loaded.
             RendererUnavailableError: no context could be made here.
         """
-        view, mujoco = self._view, import_mujoco()
+        spec, mujoco = self._spec, import_mujoco()
         self._mujoco = mujoco
-        self._model = model = _load_model(view)
-        self._saved_looks: dict[str, NDArray[Any]] = {}
+        self._model = model = _load_model(spec)
+        self._overridden: dict[str, NDArray[Any]] = {}
         try:
             self._data = mujoco.MjData(model)
-            self._nbytes = AIM_NBYTES + np.dtype(view.dtype).itemsize * mujoco.mj_stateSize(model, view.spec)
-            self._option = _scene_option(view.scene_option)
-            self._mjv_camera = _mjv_camera(view.camera)
-            self._scene = mujoco.MjvScene(model, view.max_geom)
+            state_size = mujoco.mj_stateSize(model, spec.state_flags)
+            self._nbytes = CAMERA_POSE_NBYTES + np.dtype(spec.dtype).itemsize * state_size
+            self._option = _scene_option(spec.scene_option)
+            self._mjv_camera = _mjv_camera(spec.camera)
+            self._scene = mujoco.MjvScene(model, spec.max_geom)
         except (mujoco.FatalError, TypeError, ValueError) as exc:
             raise BackendError(f"MuJoCo {mujoco.__version__} can't draw the model as asked: {exc}") from exc
-        self._viewport = mujoco.MjrRect(0, 0, view.width, view.height)
+        self._viewport = mujoco.MjrRect(0, 0, spec.width, spec.height)
         self._perturb = mujoco.MjvPerturb()
         try:
             self._open_context()
         except Exception as exc:
             raise RendererUnavailableError(
-                f"tried to open MuJoCo's renderer at {view.width}x{view.height} with MUJOCO_GL={_gl_here()}, found "
+                f"tried to open MuJoCo's renderer at {spec.width}x{spec.height} with MUJOCO_GL={_gl_here()}, found "
                 f"{type(exc).__name__}: {exc}; install EGL with a driver (Debian: libegl1 libegl-mesa0 libgl1 "
                 "libgl1-mesa-dri libopengl0) or OSMesa (libosmesa6)"
             ) from exc
-        self._drawn = np.empty((view.height, view.width, 3), np.uint8)
+        self._drawn = np.empty((spec.height, spec.width, 3), np.uint8)
         self._picture = np.empty_like(self._drawn)
 
     def render(self, snapshot: Pixels) -> Pixels:
@@ -200,73 +204,74 @@ class MujocoRenderer:
 
     def to_archive(self) -> RendererArchive:
         """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
-        view = self._view
+        spec = self._spec
         return RendererArchive(
             kind=_KIND,
-            arrays={"model": np.frombuffer(view.model, np.uint8)},
+            arrays={"model": np.frombuffer(spec.model, np.uint8)},
+            # "spec" and "looks" are the names that snapshot files have for state flags and visual fields.
             settings={
-                "mujoco": view.version,
-                "spec": view.spec,
-                "dtype": view.dtype,
-                "looks": list(view.looks),
+                "mujoco": spec.version,
+                "spec": spec.state_flags,
+                "dtype": spec.dtype,
+                "looks": list(spec.visual_fields),
                 "camera": {
-                    "type": view.camera.type,
-                    "fixedcamid": view.camera.fixedcamid,
-                    "trackbodyid": view.camera.trackbodyid,
-                    "orthographic": view.camera.orthographic,
+                    "type": spec.camera.type,
+                    "fixedcamid": spec.camera.fixedcamid,
+                    "trackbodyid": spec.camera.trackbodyid,
+                    "orthographic": spec.camera.orthographic,
                 },
-                "scene_option": dict(view.scene_option),
-                "max_geom": view.max_geom,
-                "width": view.width,
-                "height": view.height,
+                "scene_option": dict(spec.scene_option),
+                "max_geom": spec.max_geom,
+                "width": spec.width,
+                "height": spec.height,
             },
         )
 
     def _open_context(self) -> None:
         mujoco = self._mujoco
-        self._context = _Context(_gl_here(), self._view.width, self._view.height)
+        self._context = _Context(_gl_here(), self._spec.width, self._spec.height)
         with self._context:
             self._mjr = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
 
     def _set(self, snapshot: Pixels) -> None:
-        """Take on a snapshot's camera, state and looks."""
+        """Take on a snapshot's camera pose, state and visual overrides."""
         if snapshot.nbytes < self._nbytes:
             raise CaptureError(f"a snapshot of this model has {self._nbytes} bytes or more, got {snapshot.nbytes}")
-        self._set_looks(snapshot[self._nbytes :])
-        self._aim(snapshot[:AIM_NBYTES].view(np.float64))
+        self._set_overrides(snapshot[self._nbytes :])
+        self._set_camera(snapshot[:CAMERA_POSE_NBYTES].view(np.float64))
         # A copy: MuJoCo 3.1 wants to be able to write to it.
-        state = snapshot[AIM_NBYTES : self._nbytes].view(self._view.dtype).copy()
-        self._mujoco.mj_setState(self._model, self._data, state, self._view.spec)
+        state = snapshot[CAMERA_POSE_NBYTES : self._nbytes].view(self._spec.dtype).copy()
+        self._mujoco.mj_setState(self._model, self._data, state, self._spec.state_flags)
         self._check_positions()
         self._mujoco.mj_forward(self._model, self._data)
-        if self._view.camera.is_tracking:
+        if self._spec.camera.is_tracking:
             # Older versions (3.3 still) would go only part of the way there from the picture before.
-            self._mjv_camera.lookat[:] = self._data.subtree_com[self._view.camera.trackbodyid]
+            self._mjv_camera.lookat[:] = self._data.subtree_com[self._spec.camera.trackbodyid]
 
-    def _set_looks(self, packed: Pixels) -> None:
-        for name, saved in self._saved_looks.items():
+    def _set_overrides(self, packed: Pixels) -> None:
+        for name, saved in self._overridden.items():
             getattr(self._model, name)[:] = saved
-        for place, values in unpack_looks(packed):
-            name = self._view.looks[place] if 0 <= place < len(self._view.looks) else ""
+        for index, values in unpack_overrides(packed):
+            name = self._spec.visual_fields[index] if 0 <= index < len(self._spec.visual_fields) else ""
             field = getattr(self._model, name, None)
             if field is None or field.nbytes != values.nbytes:
                 raise CaptureError(
-                    f"the snapshot brings {values.nbytes} bytes of {name or place}, not as the model has"
+                    f"the snapshot brings {values.nbytes} bytes of {name or index}, not as the model has"
                 )
-            self._saved_looks.setdefault(name, field.copy())
+            self._overridden.setdefault(name, field.copy())
             field[:] = values.view(field.dtype).reshape(field.shape)
 
-    def _aim(self, values: Floats) -> None:
+    def _set_camera(self, values: Floats) -> None:
         values = values if self._camera is None else self._camera
         camera = self._mjv_camera
         camera.lookat[:] = values[:3]
         camera.distance, camera.azimuth, camera.elevation = values[3:6].tolist()
-        if not self._view.camera.is_fixed:
+        if not self._spec.camera.is_fixed:
             self._model.vis.global_.fovy = float(values[6])
 
     def _check_positions(self) -> None:
-        """Refuse what MuJoCo would draw as a black or empty picture."""
+        """Refuse positions that are not finite; MuJoCo would draw them as a black or empty picture."""
         for name in ("qpos", "mocap_pos", "mocap_quat"):
             values = getattr(self._data, name)
             if not np.isfinite(values).all():
@@ -333,23 +338,23 @@ def from_archive(
     """
     settings = archive.settings
     kind = CameraKind(**{name: int(value) for name, value in settings["camera"].items()})
-    view = View(
+    spec = MujocoRenderSpec(
         model=np.ascontiguousarray(archive.arrays["model"], np.uint8).tobytes(),
         version=str(settings["mujoco"]),
-        spec=int(settings["spec"]),
+        state_flags=int(settings["spec"]),
         dtype=_among((np.dtype(np.float64).str, np.dtype(np.float32).str), settings["dtype"]),
-        looks=tuple(_among(LOOKS, name) for name in settings["looks"]),
+        visual_fields=tuple(_among(VISUAL_FIELDS, name) for name in settings["looks"]),
         camera=kind if camera is None else CameraKind(),
         scene_option={_among(OPTION_FIELDS, name): value for name, value in settings["scene_option"].items()},
         max_geom=int(settings["max_geom"]),
         width=_side(int(settings["width"]) if width is None else width),
         height=_side(int(settings["height"]) if height is None else height),
     )
-    return MujocoRenderer(view, camera=camera)
+    return MujocoRenderer(spec, camera=camera)
 
 
-def aim_values(camera: Camera) -> Floats:
-    """Return a camera as a snapshot carries it, shape `[7]`."""
+def camera_pose(camera: Camera) -> Floats:
+    """Return the pose of a camera as a snapshot carries it, shape `[7]`."""
     pitch, yaw = camera.pitch_yaw(up_axis=2)
     eye = np.array(camera.eye)
     distance = float(np.linalg.norm(np.array(camera.lookat) - eye))
@@ -359,16 +364,16 @@ def aim_values(camera: Camera) -> Floats:
     return np.array([*lookat, distance, yaw, pitch, camera.fov])
 
 
-def pack_looks(changed: Sequence[tuple[int, bytes]]) -> bytes:
-    """Return fields, each with its place in `View.looks`, as a snapshot carries them."""
+def pack_overrides(changed: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return fields, each with its index in `MujocoRenderSpec.visual_fields`, as a snapshot carries them."""
     return b"".join(
-        place.to_bytes(8, sys.byteorder) + len(data).to_bytes(8, sys.byteorder) + data + bytes(-len(data) % 8)
-        for place, data in changed
+        index.to_bytes(8, sys.byteorder) + len(data).to_bytes(8, sys.byteorder) + data + bytes(-len(data) % 8)
+        for index, data in changed
     )
 
 
-def unpack_looks(packed: Pixels) -> Iterator[tuple[int, Pixels]]:
-    """Yield what `pack_looks` packed.
+def unpack_overrides(packed: Pixels) -> Iterator[tuple[int, Pixels]]:
+    """Yield the fields that `pack_overrides` packed, each with its index.
 
     Raises:
         CaptureError: it is cut short.
@@ -376,11 +381,11 @@ def unpack_looks(packed: Pixels) -> Iterator[tuple[int, Pixels]]:
     start = 0
     while start < packed.nbytes:
         header = packed[start : start + _HEADER_NBYTES]
-        place, nbytes = header.view(np.int64).tolist() if header.nbytes == _HEADER_NBYTES else (0, -1)
+        index, nbytes = header.view(np.int64).tolist() if header.nbytes == _HEADER_NBYTES else (0, -1)
         start += _HEADER_NBYTES
         if not 0 <= nbytes <= packed.nbytes - start:
             raise CaptureError(f"the snapshot of {packed.nbytes} bytes beyond the state is cut short")
-        yield place, packed[start : start + nbytes]
+        yield index, packed[start : start + nbytes]
         start += nbytes + -nbytes % 8
 
 
@@ -409,7 +414,7 @@ def gl_environment(device: RenderDevice) -> dict[str, str]:
 
 
 def _gl_here() -> str:
-    """Return "egl" or "osmesa": what the environment says, or else what this machine has."""
+    """Return "egl" or "osmesa", as the environment says, or else as this machine has."""
     named = os.environ.get("MUJOCO_GL", "").strip().lower()
     return named if named in ("egl", "osmesa") else gl_environment(choose_render_device("auto", None))["MUJOCO_GL"]
 
@@ -436,17 +441,17 @@ def _side(pixels: int) -> int:
     return pixels
 
 
-def _load_model(view: View) -> Any:
+def _load_model(spec: MujocoRenderSpec) -> Any:
     mujoco = import_mujoco()
     try:
-        model = mujoco.MjModel.from_binary_path("stepreel.mjb", {"stepreel.mjb": view.model})
+        model = mujoco.MjModel.from_binary_path("stepreel.mjb", {"stepreel.mjb": spec.model})
     except Exception as exc:
         raise BackendError(
-            f"MuJoCo {mujoco.__version__} can't load the model that MuJoCo {view.version} saved: {exc}; draw with the "
+            f"MuJoCo {mujoco.__version__} can't load the model that MuJoCo {spec.version} saved: {exc}; draw with the "
             "same version, and with the same plugins"
         ) from exc
-    model.vis.global_.offwidth = max(model.vis.global_.offwidth, view.width)
-    model.vis.global_.offheight = max(model.vis.global_.offheight, view.height)
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, spec.width)
+    model.vis.global_.offheight = max(model.vis.global_.offheight, spec.height)
     return model
 
 
