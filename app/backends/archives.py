@@ -25,8 +25,8 @@ def make_renderer(
     """Make a renderer of an archive, which may come from anybody and is checked.
 
     Args:
-        archive: What the renderer is made of.
-        camera: Where the pictures are taken from; None: as recorded.
+        archive: The renderer as plain data.
+        camera: The camera of the pictures; None: as recorded.
         width: Width of the pictures [pixels]; None: as recorded.
         height: Height of the pictures [pixels]; None: as recorded.
 

@@ -162,8 +162,8 @@ def test_what_was_kept_for_later_is_drawn_afterwards_and_from_another_camera(out
     assert render_clip(output_dir, clip.name).drawn == 5
     assert numbers_in(output_dir / f"{clip.name}.mp4") == numbers
     # From behind left and right have changed places.
-    behind = rendering.View(camera=Camera(eye=(-10.0, 0.0, 0.0)))
-    assert render_clip(output_dir, clip.name, view=behind, save_as="behind").drawn == 5
+    behind = rendering.RenderOptions(camera=Camera(eye=(-10.0, 0.0, 0.0)))
+    assert render_clip(output_dir, clip.name, options=behind, save_as="behind").drawn == 5
     mirrored = [int(f"{number:0{BITS}b}"[::-1], 2) for number in numbers]
     assert numbers_in(output_dir / f"{clip.name}-behind.mp4") == mirrored
 

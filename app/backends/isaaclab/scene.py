@@ -1,6 +1,6 @@
-"""What of a running Isaac Lab environment is recorded: its description, its cameras, its Newton simulation.
+"""Reads a running Isaac Lab environment: its description, its cameras, its Newton simulation.
 
-Isaac Lab's objects are taken as they are found; nothing of it is imported before an environment is there.
+Isaac Lab's objects are read by their attributes; Isaac Lab is never imported before an environment is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .selection import (
 _APERTURE_MM = 15.2908
 """Height of the film behind a visualizer's lens, USD's default."""
 _PHYSICS = {"newton_gl": Physics.NEWTON, "kit": Physics.PHYSX}
-"""What `physics_manager.video_capture_backend()` says."""
+"""By the value of `physics_manager.video_capture_backend()`."""
 _RENDERER_ALIASES = {"default": ISAAC_RTX}
 _KIT_ORIGINS = {"world": OriginType.WORLD, "env": OriginType.ENV}
 _NO_SHAPES_ADVICE = (
@@ -37,11 +37,11 @@ _NO_SHAPES_ADVICE = (
     " newton_gl"
 )
 _MOST_STEPS_OLD = 10
-"""A position on its way from a device for longer is waited for: it was sent for in another clip."""
+"""A position requested more steps ago than this belongs to another clip, so the current one is waited for."""
 
 
 def describe(env: Any) -> SceneDescription:
-    """Return what the rules of `stepreel.backends.selection` look at in a running Isaac Lab environment.
+    """Describe a running Isaac Lab environment for `stepreel.backends.selection.select_backend`.
 
     Renders nothing, and reads positions of the environments from the device once.
 
@@ -103,7 +103,7 @@ def camera_source(base: Any, choice: CameraChoice, visualizer: Any) -> CameraSou
 
 
 class VisualizerCamera:
-    """Where the camera of a visualizer is now; once that is closed, where it was last."""
+    """The camera of a visualizer, asked at each capture; the last one known once the visualizer is closed."""
 
     def __init__(self, visualizer: Any, camera: Camera) -> None:
         self._visualizer = visualizer
@@ -189,7 +189,7 @@ class _Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewtonSimulation:
-    """What `NewtonBackend` needs of an environment; a hard reset of the simulation makes another model."""
+    """Model and state of an environment, for `NewtonBackend`. A hard reset of the simulation makes another model."""
 
     get_model: Callable[[], Any]
     get_state: Callable[[], Any]
@@ -218,7 +218,7 @@ def find_newton(base: Any) -> NewtonSimulation:
 
 
 def _check_visible(model: Any) -> None:
-    """Refuse a model that was built without what its robots look like: only the ground would be seen."""
+    """Refuse a model that was built without the visual shapes of its robots: only the ground would be seen."""
     import newton
 
     if not int(model.shape_count) or int(model.particle_count):
@@ -308,7 +308,7 @@ def _assets(scene: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _position_reader(base: Any, viewpoint: Viewpoint) -> Callable[[], Any]:
-    """Return what reads the position that a camera is relative to: three numbers, wherever they lie [m]."""
+    """Return a function that reads the position that a camera is relative to [m], as an array on any device."""
     asset = dict(_assets(base.scene))[str(viewpoint.asset_name)]
     env = viewpoint.env_index
     if viewpoint.origin_type is OriginType.ASSET_ROOT:
@@ -318,7 +318,7 @@ def _position_reader(base: Any, viewpoint: Viewpoint) -> Callable[[], Any]:
 
 
 def _array(found: Any) -> Any:
-    """Return torch's view of what Isaac Lab 3.0 wraps, or the array itself."""
+    """Return torch's view of an array that Isaac Lab 3.0 wraps, or the array itself."""
     return getattr(found, "torch", found)
 
 

@@ -1,4 +1,4 @@
-"""Which source of pictures a scene is recorded from, and where they are taken from.
+"""Chooses the source of pictures that a scene is recorded from, and the camera.
 
 Pure: a description of the scene goes in, a choice with its reason comes out. `scene` makes the description of
 a running Isaac Lab environment; any other scene can be described by hand.
@@ -34,7 +34,7 @@ _FORMS = (
 
 
 class SourceKind(StrEnum):
-    """What the pictures come from."""
+    """The kind of thing that makes the pictures."""
 
     VISUALIZER = "visualizer"
     """The active visualizer; where none can be recorded, as `RENDERER`."""
@@ -45,7 +45,7 @@ class SourceKind(StrEnum):
 
 
 class Channel(StrEnum):
-    """What of a camera's output is shown."""
+    """The part of a camera's output that is shown."""
 
     RGB = "rgb"
     DEPTH = "depth"
@@ -54,14 +54,14 @@ class Channel(StrEnum):
 
 
 class Physics(StrEnum):
-    """What simulates."""
+    """The physics engine of a scene."""
 
     PHYSX = "physx"
     NEWTON = "newton"
 
 
 class OriginType(StrEnum):
-    """What a camera's eye and look-at are relative to."""
+    """The frame that a camera's eye and look-at are relative to."""
 
     WORLD = "world"
     ENV = "env"
@@ -70,7 +70,7 @@ class OriginType(StrEnum):
 
 
 class BackendKind(StrEnum):
-    """Who makes the pictures."""
+    """The backend that makes the pictures."""
 
     KIT = "kit"
     NEWTON = "newton_gl"
@@ -101,12 +101,12 @@ _OUTPUTS = {
     ),
     Channel.NORMALS: ("normals",),
 }
-"""What of a camera's output shows a channel; the first that is there is taken."""
+"""Outputs of a camera that show a channel; the first that is there is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSource:
-    """Where pictures should come from, as its user said it."""
+    """The source of pictures that a user asked for."""
 
     kind: SourceKind = SourceKind.VISUALIZER
     visualizer: str | None = None
@@ -120,7 +120,7 @@ class BackendSource:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return what `text` says: an older `backend_source`, or a `source` of Isaac Lab 3.0.
+        """Parse an older `backend_source`, or a `source` of Isaac Lab 3.0.
 
         Raises:
             ConfigurationError: it is neither.
@@ -188,12 +188,12 @@ class SensorDescription:
 
     name: str
     outputs: tuple[str, ...]
-    """Names of what it renders, such as "rgb" and "distance_to_image_plane"."""
+    """Names of its outputs, such as "rgb" and "distance_to_image_plane"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneDescription:
-    """What the rules look at; every part may be missing."""
+    """The facts that the rules use; every part may be missing."""
 
     visualizers: tuple[VisualizerDescription, ...] = ()
     """The active ones."""
@@ -225,7 +225,7 @@ class CameraChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What records a scene, and why."""
+    """The backend and camera that record a scene, and why."""
 
     source: BackendSource
     backend: BackendKind
@@ -240,7 +240,7 @@ class Choice:
 
 
 def select_backend(scene: SceneDescription, source: BackendSource) -> Choice:
-    """Return what records `scene`.
+    """Return the backend and camera that record `scene`.
 
     Raises:
         SourceUnavailableError: the scene has no such source; with what was found and what to pass instead.
@@ -456,7 +456,7 @@ def _why_not(visualizer: str) -> str:
 
 
 def _advice(scene: SceneDescription) -> str:
-    """Return what to pass in place of a source that is not there."""
+    """Return advice on which source to pass instead of one that is not there."""
     sources = list(_available(scene))
     if sources:
         return f"pass source={' or '.join(sources)}"

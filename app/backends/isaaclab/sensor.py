@@ -1,8 +1,8 @@
 """`SensorBackend`: pictures of a camera that the task renders anyway, one environment or several side by side.
 
-Nothing is rendered a second time: what the sensor holds is copied. Colours of a sensor in host memory go straight into
-the slot. Everything else travels as it is, and a worker makes the picture of it: depth, normals and labels, which are
-slow to colour, and whatever lies on a CUDA device, which is copied into pinned memory without waiting for the device.
+The sensor's arrays are copied, so nothing is rendered a second time. Colours in host memory go straight into the slot.
+A worker makes the picture of everything else: of depth, normals and labels, which are slow to colour, and of arrays on
+a CUDA device, which are copied into pinned memory without waiting for the device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NO_LABEL = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
-    """Where the pictures of several environments lie in one: row by row, the first at the top left."""
+    """The places of several environments in one picture: row by row, the first at the top left."""
 
     count: int
     rows: int
@@ -61,7 +61,7 @@ class Tiles:
 
 
 class SensorBackend:
-    """Records what a camera of the scene holds, at each captured step.
+    """Records the pictures that a camera of the scene holds, at each captured step.
 
     Reading a sensor's `data` may have it rendered, where the task has not read it in this step itself.
 
@@ -122,22 +122,22 @@ class SensorBackend:
             )
         self._envs, tiles = _lay_out(self._env_indices, self._grid, shape)
         _check_size(self._described(), tiles, width, height)
-        view = View(
+        spec = SensorRenderSpec(
             tiles=tiles,
             channel=self._channel,
             depth_range=self._depth_range,
             dtype=_dtype_name(found, self._described()),
             depth=shape[3] if len(shape) == 4 else 1,
         )
-        _check_view(self._described(), view)
-        self._source = _open_source(found, self._envs, view)
+        _check_spec(self._described(), spec)
+        self._source = _open_source(found, self._envs, spec)
         is_drawn_here = isinstance(self._source, _PixelSource)
         return CaptureFormat(
             width=tiles.size[0],
             height=tiles.size[1],
-            nbytes=math.prod(tiles.size) * 3 if is_drawn_here else view.nbytes,
+            nbytes=math.prod(tiles.size) * 3 if is_drawn_here else spec.nbytes,
             steps_per_second=self._steps_per_second,
-            renderer=None if is_drawn_here else SensorRenderer(view),
+            renderer=None if is_drawn_here else SensorRenderer(spec),
             details={
                 "sensor": self._sensor_name,
                 "output": self._output,
@@ -150,12 +150,12 @@ class SensorBackend:
         )
 
     def capture(self, request: CaptureRequest, slot: Slot) -> Frame | Snapshot | PendingSnapshot:
-        """Copy what the sensor holds now into `slot`.
+        """Copy the sensor's current array into `slot`.
 
         From a CUDA device the copy is queued on torch's current stream, and the snapshot is pending until it is done.
 
         Raises:
-            CaptureError: the sensor holds something else than when the backend was opened.
+            CaptureError: the sensor's array has another shape or dtype than when the backend was opened.
         """
         if self._source is None:
             raise CaptureError("the backend is not open; call open first")
@@ -188,14 +188,14 @@ class SensorBackend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """How what a sensor holds becomes a picture; travels to a worker."""
+class SensorRenderSpec:
+    """How the array of a sensor becomes a picture. Travels to a worker."""
 
     tiles: Tiles
     channel: Channel
     depth_range: tuple[float, float]
     dtype: str
-    """Of the numbers, as numpy calls it."""
+    """Of the array, as numpy writes it."""
     depth: int
     """Numbers for each pixel."""
 
@@ -211,23 +211,23 @@ class View:
 
 
 class SensorRenderer:
-    """Makes pictures of what a sensor held; needs nothing but numpy."""
+    """Makes pictures of the captured arrays of a sensor, with numpy alone."""
 
     name = "sensor"
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self, spec: SensorRenderSpec) -> None:
+        self._spec = spec
         self._picture = np.empty((0, 0, 3), np.uint8)
 
     def open(self) -> None:
         """See `stepreel.interfaces.Renderer.open`."""
-        width, height = self._view.tiles.size
+        width, height = self._spec.tiles.size
         self._picture = np.zeros((height, width, 3), np.uint8)
 
     def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """See `stepreel.interfaces.Renderer.render`."""
-        held = snapshot.view(self._view.dtype).reshape(self._view.shape)
-        for part, pixels in zip(self._view.tiles.parts(self._picture), self._coloured(held), strict=True):
+        held = snapshot.view(self._spec.dtype).reshape(self._spec.shape)
+        for part, pixels in zip(self._spec.tiles.parts(self._picture), self._coloured(held), strict=True):
             copy_channels(part, pixels)
         return self._picture
 
@@ -237,25 +237,25 @@ class SensorRenderer:
 
     def to_archive(self) -> RendererArchive:
         """See `stepreel.interfaces.ArchivableRenderer.to_archive`."""
-        view, tiles = self._view, self._view.tiles
+        spec, tiles = self._spec, self._spec.tiles
         return RendererArchive(
             kind="sensor",
             arrays={},
             settings={
                 "tiles": {name: getattr(tiles, name) for name in ("count", "rows", "columns", "height", "width")},
-                "channel": str(view.channel),
-                "depth_range": list(view.depth_range),
-                "dtype": view.dtype,
-                "depth": view.depth,
+                "channel": str(spec.channel),
+                "depth_range": list(spec.depth_range),
+                "dtype": spec.dtype,
+                "depth": spec.depth,
             },
         )
 
     def _coloured(self, held: NDArray[Any]) -> NDArray[np.uint8]:
-        if _is_colour(self._view):
+        if _is_colour(self._spec):
             return held
-        match self._view.channel:
+        match self._spec.channel:
             case Channel.DEPTH:
-                near, far = self._view.depth_range
+                near, far = self._spec.depth_range
                 return depth_to_rgb(held[..., 0], near=near, far=far)
             case Channel.NORMALS:
                 return normals_to_rgb(held)
@@ -268,7 +268,7 @@ def from_archive(
 ) -> SensorRenderer:
     """See `stepreel.backends.archives.make_renderer`."""
     settings = archive.settings
-    view = View(
+    spec = SensorRenderSpec(
         tiles=Tiles(**{name: int(side) for name, side in settings["tiles"].items()}),
         channel=Channel(settings["channel"]),
         depth_range=checked_range("depth_range", settings["depth_range"]),
@@ -277,65 +277,65 @@ def from_archive(
     )
     if camera is not None:
         raise BackendError("these pictures were taken by a sensor of the scene; leave the camera away")
-    _check_view("the archive", view)
-    tiles = view.tiles
+    _check_spec("the archive", spec)
+    tiles = spec.tiles
     if not (0 < tiles.count <= tiles.rows * tiles.columns and all(0 < side <= MAX_SIDE for side in tiles.size)):
         raise BackendError(f"the archive of kind 'sensor' is damaged: it has pictures of {tiles}")
     if (width or tiles.size[0], height or tiles.size[1]) != tiles.size:
         raise BackendError(f"these pictures are of {tiles.size[0]}x{tiles.size[1]} pixels, which can't be changed")
-    return SensorRenderer(view)
+    return SensorRenderer(spec)
 
 
 class _PixelSource:
     """Copies colours from host memory straight into the slot."""
 
-    def __init__(self, envs: tuple[int, ...], view: View) -> None:
+    def __init__(self, envs: tuple[int, ...], spec: SensorRenderSpec) -> None:
         self._envs = envs
-        self._view = view
+        self._spec = spec
 
     def capture(self, found: Any, slot: Slot) -> Frame:
-        pixels = _checked(_host_array(found), self._view, self._envs)
-        width, height = self._view.tiles.size
+        pixels = _checked(_host_array(found), self._spec, self._envs)
+        width, height = self._spec.tiles.size
         frame = Frame(height=height, width=width)
         picture = slot.array(frame.nbytes).reshape(height, width, 3)
-        if self._view.tiles.rows * self._view.tiles.columns > len(self._envs):
+        if self._spec.tiles.rows * self._spec.tiles.columns > len(self._envs):
             picture[:] = 0
-        for part, env in zip(self._view.tiles.parts(picture), self._envs, strict=True):
+        for part, env in zip(self._spec.tiles.parts(picture), self._envs, strict=True):
             copy_channels(part, pixels[env])
         return frame
 
 
 class _RawSource:
-    """Copies from host memory what a worker makes a picture of."""
+    """Copies arrays from host memory, for a worker to make pictures of."""
 
-    def __init__(self, envs: tuple[int, ...], view: View) -> None:
+    def __init__(self, envs: tuple[int, ...], spec: SensorRenderSpec) -> None:
         self._envs = envs
-        self._view = view
+        self._spec = spec
 
     def capture(self, found: Any, slot: Slot) -> Snapshot:
-        held = _checked(_host_array(found), self._view, self._envs)
-        target = slot.array(self._view.nbytes).view(self._view.dtype).reshape(self._view.shape)
+        held = _checked(_host_array(found), self._spec, self._envs)
+        target = slot.array(self._spec.nbytes).view(self._spec.dtype).reshape(self._spec.shape)
         for part, env in zip(target, self._envs, strict=True):
             np.copyto(part, held[env].reshape(part.shape))
-        return Snapshot(nbytes=self._view.nbytes)
+        return Snapshot(nbytes=self._spec.nbytes)
 
 
 class _DeviceSource:
     """Copies torch tensors from a CUDA device through pinned memory, without waiting for the device."""
 
-    def __init__(self, found: Any, envs: tuple[int, ...], view: View) -> None:
+    def __init__(self, found: Any, envs: tuple[int, ...], spec: SensorRenderSpec) -> None:
         self._envs = envs
-        self._view = view
+        self._spec = spec
         self._shape = tuple(found.shape)
         self._dtype = found.dtype
-        self._stagings = [_Staging(view, found.dtype) for _ in range(2)]
+        self._stagings = [_Staging(spec, found.dtype) for _ in range(2)]
         # The first use of a kernel waits for the device, while it is loaded.
         self._stagings[0].fill(found.detach(), envs)
 
     def capture(self, found: Any, slot: Slot) -> PendingSnapshot:
         if tuple(found.shape) != self._shape or found.dtype != self._dtype:
             raise _changed(found, list(self._shape), self._dtype)
-        target = slot.array(self._view.nbytes)
+        target = slot.array(self._spec.nbytes)
         staging = self._idle_staging()
         staging.fill(found.detach(), self._envs)
         return staging.lend(target)
@@ -344,16 +344,16 @@ class _DeviceSource:
         for staging in self._stagings:
             if staging.is_idle():
                 return staging
-        self._stagings.append(_Staging(self._view, self._dtype))
+        self._stagings.append(_Staging(self._spec, self._dtype))
         return self._stagings[-1]
 
 
 class _Staging:
     """Pinned memory for one capture on its way, and the event that tells when it has come."""
 
-    def __init__(self, view: View, dtype: Any) -> None:
+    def __init__(self, spec: SensorRenderSpec, dtype: Any) -> None:
         self._torch: Any = import_module("torch")
-        self._held = self._torch.empty(view.shape, dtype=dtype, pin_memory=True)
+        self._held = self._torch.empty(spec.shape, dtype=dtype, pin_memory=True)
         self._event = self._torch.cuda.Event()
         self._bytes: NDArray[np.uint8] = self._held.numpy().reshape(-1).view(np.uint8)
         self._lent: weakref.ref[_DeviceSnapshot] | None = None
@@ -369,7 +369,7 @@ class _Staging:
         return snapshot
 
     def is_idle(self) -> bool:
-        """Whether nobody waits for what is in it, and the device no longer writes to it."""
+        """Return whether it may be filled again: its snapshot is whole, and the device no longer writes to it."""
         lent = self._lent() if self._lent is not None else None
         return (lent is None or lent.is_whole) and self.has_arrived()
 
@@ -406,10 +406,12 @@ class _DeviceSnapshot:
         return Snapshot(nbytes=self._target.nbytes)
 
 
-def _open_source(found: Any, envs: tuple[int, ...], view: View) -> _PixelSource | _RawSource | _DeviceSource:
+def _open_source(
+    found: Any, envs: tuple[int, ...], spec: SensorRenderSpec
+) -> _PixelSource | _RawSource | _DeviceSource:
     if _is_on_device(found):
-        return _DeviceSource(found, envs, view)
-    return _PixelSource(envs, view) if _is_colour(view) else _RawSource(envs, view)
+        return _DeviceSource(found, envs, spec)
+    return _PixelSource(envs, spec) if _is_colour(spec) else _RawSource(envs, spec)
 
 
 def _is_on_device(found: Any) -> bool:
@@ -432,10 +434,10 @@ def _dtype_name(found: Any, described: str) -> str:
         raise BackendError(f"{described} is no array of numbers that numpy knows: {exc}") from exc
 
 
-def _checked(held: Any, view: View, envs: tuple[int, ...]) -> NDArray[Any]:
+def _checked(held: Any, spec: SensorRenderSpec, envs: tuple[int, ...]) -> NDArray[Any]:
     shape = held.shape if held.ndim == 4 else (*held.shape, 1)
-    if shape[1:] != view.shape[1:] or shape[0] <= max(envs) or held.dtype.str != view.dtype:
-        raise _changed(held, [f"more than {max(envs)}", *view.shape[1:]], view.dtype)
+    if shape[1:] != spec.shape[1:] or shape[0] <= max(envs) or held.dtype.str != spec.dtype:
+        raise _changed(held, [f"more than {max(envs)}", *spec.shape[1:]], spec.dtype)
     array: NDArray[Any] = held.reshape(shape) if held.ndim == 3 else held
     return array
 
@@ -444,19 +446,19 @@ def _changed(found: Any, shape: object, dtype: object) -> CaptureError:
     return CaptureError(f"the sensor holds {found.dtype}, shape {list(found.shape)}, where it held {dtype}, {shape}")
 
 
-def _is_colour(view: View) -> bool:
-    """Whether the numbers are colours already, as those of a segmentation may be."""
-    return np.dtype(view.dtype) == np.uint8 and view.depth in (3, 4) and view.channel is not Channel.NORMALS
+def _is_colour(spec: SensorRenderSpec) -> bool:
+    """Return whether the array has colours already, as that of a segmentation may."""
+    return np.dtype(spec.dtype) == np.uint8 and spec.depth in (3, 4) and spec.channel is not Channel.NORMALS
 
 
-def _check_view(described: str, view: View) -> None:
+def _check_spec(described: str, spec: SensorRenderSpec) -> None:
     kinds = {Channel.DEPTH: "f", Channel.NORMALS: "f", Channel.SEGMENTATION: "iu"}
-    least = 3 if view.channel is Channel.NORMALS else 1
-    dtype = np.dtype(view.dtype)
-    is_raw = dtype.kind in kinds.get(view.channel, "") and least <= view.depth <= 4
-    if not (is_raw or (view.channel is not Channel.DEPTH and _is_colour(view))):
+    least = 3 if spec.channel is Channel.NORMALS else 1
+    dtype = np.dtype(spec.dtype)
+    is_raw = dtype.kind in kinds.get(spec.channel, "") and least <= spec.depth <= 4
+    if not (is_raw or (spec.channel is not Channel.DEPTH and _is_colour(spec))):
         raise BackendError(
-            f"{described} is of {dtype}, {view.depth} for each pixel, which can't be shown as {view.channel}"
+            f"{described} is of {dtype}, {spec.depth} for each pixel, which can't be shown as {spec.channel}"
         )
 
 

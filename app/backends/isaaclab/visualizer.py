@@ -16,7 +16,7 @@ _METHODS = {False: "render_rgb_array", True: "render_tiled_rgb_array"}
 
 
 class VisualizerBackend:
-    """Records what a visualizer shows. It draws on the training thread, at every captured step.
+    """Records the pictures of a visualizer, which draws on the training thread at every captured step.
 
     Args:
         visualizer: Has `render_rgb_array()`, or `render_tiled_rgb_array()` for its streaming view.
