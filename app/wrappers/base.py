@@ -1,4 +1,4 @@
-"""What the wrappers share: their attributes, clips begun and ended as Gymnasium's, a recorder opened late."""
+"""`WrapperBase`: attributes, clips begun and ended as Gymnasium does, and a recorder that the first reset opens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def capped_cubic_video_schedule(episode_id: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoArguments:
-    """The arguments that both `RecordVideo` have in common; `RecordVideo` says what they mean.
+    """The arguments that both `RecordVideo` have in common; `RecordVideo` explains them.
 
     Raises:
         ConfigurationError: `config` contradicts another argument, or a value can't work.
@@ -53,7 +53,7 @@ class VideoArguments:
     on_segment_closed: SegmentHook | None
 
     def given(self) -> dict[str, Any]:
-        """Return what the constructor was called with, for whoever calls it again."""
+        """Return the constructor's arguments, for another call of it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
@@ -98,7 +98,11 @@ _INTERVAL = ("video_interval", "step_offset")
 
 
 def refuse_keep(config: RecorderConfig | None) -> None:
-    """Raise `ConfigurationError` where clips were to stay or go by an episode, and several end at different times."""
+    """Refuse `keep`, which judges by one episode, where several environments' episodes end at different times.
+
+    Raises:
+        ConfigurationError: `config` has a `keep` rule.
+    """
     if config and config.keep:
         raise _conflict("keep", config.keep, "None: the environments' episodes end at different times")
 
@@ -108,8 +112,8 @@ def decided_by_the_wrapper(episode_id: int) -> bool:
     return False
 
 
-class ClipTaker:
-    """The clips of a `RecordVideo`: attributes and rules are Gymnasium's, the recorder is stepreel's.
+class WrapperBase:
+    """The base of all wrappers: attributes and rules of Gymnasium's `RecordVideo` on a stepreel recorder.
 
     Each call of `reset` or `step` that could show a picture is one step of the recorder, so that a clip which goes
     on over resets has the picture of each. The recorder is opened by the first reset: before training begins, and
@@ -148,7 +152,7 @@ class ClipTaker:
 
     @property
     def recorder(self) -> Recorder | None:
-        """What records: its statistics, summary, `flush`. None before the first reset."""
+        """The recorder, for its statistics, summary and `flush`. None before the first reset."""
         return self._recorder
 
     def start_recording(self, video_name: str) -> None:
@@ -179,7 +183,7 @@ class ClipTaker:
         return {**self.__dict__, "_recorder": None, "_forget": _nothing, "recording": False, "_video_name": None}
 
     def _streams(self) -> Backend | Mapping[str, Backend]:
-        """Return what the recorder captures; asked when it is opened."""
+        """Return the backends of the recorder; called when it is opened."""
         raise NotImplementedError
 
     def _make_folder(self) -> None:
@@ -206,7 +210,7 @@ class ClipTaker:
         return self._recorder
 
     def _close_recorder(self) -> None:
-        """Finish all that was captured, so that the files are there."""
+        """Finish all clips, so that the files are there."""
         try:
             if self.recording:
                 self.stop_recording()
@@ -219,7 +223,7 @@ class ClipTaker:
                 self._forget, self._recorder = _nothing, None
 
     def _begin_episode(self) -> None:
-        """Count an episode; what is not of fixed length ends with the one before."""
+        """Count an episode; a clip without a fixed length ends with the episode before."""
         self.episode_id += 1
         if self.recording and self.video_length == float("inf"):
             self.stop_recording()
@@ -265,7 +269,7 @@ def _finish(recorder: Recorder, pid: int, thread: int) -> None:
 
 
 def _nothing() -> None:
-    """Be what lets go of a recorder that was never opened."""
+    """Do nothing, where there is no recorder to release."""
 
 
 def _conflict(field: str, value: object, allowed: str) -> ConfigurationError:
