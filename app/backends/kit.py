@@ -149,7 +149,7 @@ class KitBackend:
         self._enter_clip(request.clip)
         try:
             self._refresh_poses()
-            self._aim()
+            self._set_camera()
             product.resume()
             picture = self._await_picture(product)
             if picture is None:
@@ -188,7 +188,7 @@ class KitBackend:
     def _warm_up(self, app: Any, width: int, height: int) -> bool:
         """Make the render product and wait for a picture of it; return whether one came."""
         _aimed.pop(self._prim_path, None)
-        self._aim()
+        self._set_camera()
         with ExitStack() as stack:
             product = self._product = _RenderProduct(app, self._prim_path, width, height)
             stack.callback(self.close)
@@ -223,7 +223,7 @@ class KitBackend:
             self._push_poses()
             self._is_picture_stale = True
 
-    def _aim(self) -> None:
+    def _set_camera(self) -> None:
         if self._camera is None:
             return
         camera = current_camera(self._camera)

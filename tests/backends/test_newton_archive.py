@@ -121,8 +121,8 @@ def test_a_renderer_made_again_draws_the_same(slot: PoolSlot, renderer: str, loo
 def test_what_is_asked_for_comes_back() -> None:
     model = worlds_of(sphere(), 2)
     backend = NewtonBackend(model, model.state, camera=Camera, channel="depth", depth_range=(1.0, 3.0))
-    view = make_renderer(archived(opened(backend))).view  # type: ignore[attr-defined]
-    assert (view.channel, view.depth_range, view.is_camera_captured) == ("depth", (1.0, 3.0), True)
+    spec = make_renderer(archived(opened(backend))).spec  # type: ignore[attr-defined]
+    assert (spec.channel, spec.depth_range, spec.is_camera_captured) == ("depth", (1.0, 3.0), True)
     auto = make_renderer(archived(opened(backend_of(model))))
     assert isinstance(auto, FallbackRenderer | GlRenderer | WarpRenderer)
     assert (auto.spec.width, auto.spec.height) == (WIDTH, HEIGHT)
