@@ -38,7 +38,7 @@ _NAMED_CAMERAS = 8
 
 _log = logging.getLogger(__name__)
 
-_aimed: dict[str, Camera] = {}
+_placed_cameras: dict[str, Camera] = {}
 """Where the camera prims are that this process moved: the streams of a recorder may share one."""
 
 
@@ -121,7 +121,7 @@ class KitBackend:
             nbytes=width * height * 3,
             steps_per_second=self._steps_per_second,
             details={
-                "camera": None if self._camera is None else _pose(_aimed[self._prim_path]),
+                "camera": None if self._camera is None else _pose(_placed_cameras[self._prim_path]),
                 "camera_prim_path": self._prim_path,
                 "is_following": callable(self._camera),
                 "is_warm": is_warm,
@@ -187,7 +187,7 @@ class KitBackend:
 
     def _warm_up(self, app: Any, width: int, height: int) -> bool:
         """Make the render product and wait for a picture of it; return whether one came."""
-        _aimed.pop(self._prim_path, None)
+        _placed_cameras.pop(self._prim_path, None)
         self._set_camera()
         with ExitStack() as stack:
             product = self._product = _RenderProduct(app, self._prim_path, width, height)
@@ -227,10 +227,10 @@ class KitBackend:
         if self._camera is None:
             return
         camera = current_camera(self._camera)
-        if camera != _aimed.get(self._prim_path):
+        if camera != _placed_cameras.get(self._prim_path):
             viewport = import_module("isaacsim.core.rendering_manager").ViewportManager
             viewport.set_camera_view(self._prim_path, eye=list(camera.eye), target=list(camera.lookat))
-            _aimed[self._prim_path] = camera
+            _placed_cameras[self._prim_path] = camera
             self._is_picture_stale = True
 
     def _await_picture(self, product: _RenderProduct) -> NDArray[Any] | None:

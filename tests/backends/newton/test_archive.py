@@ -29,7 +29,7 @@ from stepreel.errors import BackendError, CaptureError
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import ArchivableRenderer, CaptureFormat, RendererArchive
 
-from .newton_scenes import (
+from .scenes import (
     HEIGHT,
     WIDTH,
     Pixels,

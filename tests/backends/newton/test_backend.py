@@ -29,7 +29,7 @@ from stepreel.errors import (
 )
 from stepreel.frame_pool import FramePool, PoolSlot
 
-from .newton_scenes import (
+from .scenes import (
     HEIGHT,
     REQUEST,
     WIDTH,

@@ -25,7 +25,7 @@ from stepreel.errors import BackendError, CaptureError, ConfigurationError, Sour
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import RenewableBackend
 
-from .newton_scenes import HEIGHT, REQUEST, WIDTH, captured, draw_here, opened, sphere, worlds_of
+from .scenes import HEIGHT, REQUEST, WIDTH, captured, draw_here, opened, sphere, worlds_of
 
 pytestmark = [
     pytest.mark.newton,

@@ -20,7 +20,7 @@ from stepreel.backends.newton.renderer import WarpRenderer
 from stepreel.errors import ConfigurationError
 from stepreel.frame_pool import FramePool, PoolSlot
 
-from .newton_scenes import HEIGHT, WIDTH, Pixels, backend_of, captured, draw_here, opened, pixel_of, sphere, worlds_of
+from .scenes import HEIGHT, WIDTH, Pixels, backend_of, captured, draw_here, opened, pixel_of, sphere, worlds_of
 
 pytestmark = [
     pytest.mark.newton,

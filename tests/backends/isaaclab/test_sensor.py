@@ -23,7 +23,7 @@ from stepreel.clip import CaptureRequest, ClipRequest, ClipState, Frame, Snapsho
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceUnavailableError
 from stepreel.frame_pool import FramePool, PoolSlot
 
-from ..recordings import check_clip
+from ...recordings import check_clip
 
 WIDTH, HEIGHT, ENVS = 160, 90, 4
 REQUEST = CaptureRequest(

@@ -25,7 +25,7 @@ from stepreel.errors import BackendError, ConfigurationError
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import CaptureFormat
 
-from .newton_scenes import (
+from .scenes import (
     HEIGHT,
     WIDTH,
     Pixels,

@@ -24,7 +24,7 @@ from stepreel.backends.newton import NewtonBackend
 from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.rendering import render_clip
 
-from .newton_scenes import (
+from .scenes import (
     HEIGHT,
     WIDTH,
     Pixels,
