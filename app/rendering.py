@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderOptions:
-    """How kept snapshots are drawn; None: as the recorder would have drawn them."""
+    """Settings for drawing kept snapshots; None: as the recorder would have drawn them."""
 
     camera: Camera | None = None
     width: int | None = None
@@ -48,7 +48,7 @@ class RenderOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedClip:
-    """What became of one clip."""
+    """A clip after it was rendered."""
 
     clip: Clip
     """As its manifest says now."""

@@ -39,7 +39,7 @@ _NAMED_CAMERAS = 8
 _log = logging.getLogger(__name__)
 
 _placed_cameras: dict[str, Camera] = {}
-"""Where the camera prims are that this process moved: the streams of a recorder may share one."""
+"""Cameras of the prims that this process moved, by path: the streams of a recorder may share one."""
 
 
 class KitBackend:
@@ -247,7 +247,7 @@ class KitBackend:
         return picture
 
     def _needs_update(self) -> bool:
-        """Whether the app has not drawn this state for us: what it drew before it was resumed, it drew without us."""
+        """Whether the app has yet to draw this state for us; pictures from before it was resumed don't count."""
         return not self._is_clip_open or self._is_picture_stale or not (self._is_drawn and self._is_drawn())
 
     def _pause(self, product: _RenderProduct) -> None:

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 
 _LIBRARIES = ("libEGL.so.1", "libGL.so.1")
 _VENDOR_FOLDERS = ("/etc/glvnd/egl_vendor.d", "/usr/share/glvnd/egl_vendor.d", "/usr/local/share/glvnd/egl_vendor.d")
-"""Where the vendor-neutral libEGL looks for drivers."""
+"""Folders in which the vendor-neutral libEGL looks for drivers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ _STRIP_HEIGHT = 72
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the small pictures of a clip are: addresses or data."""
+    """The small pictures of a clip, as addresses or data."""
 
     poster: str
     strip: str

@@ -24,7 +24,7 @@ from .strips import Pictures, make_pictures
 
 ADDRESS = "127.0.0.1"
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
-"""What a browser on this machine calls this machine, whatever the port: it may be forwarded."""
+"""Names that a browser on this machine has for it. Any port: it may be forwarded."""
 _READ_S = 0.5
 """Time for which one reading of the folder is good [s]."""
 _MOST_PICTURES = 600
@@ -61,7 +61,7 @@ class GalleryServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where to look."""
+        """The address of the page."""
         return f"http://{ADDRESS}:{self.server_address[1]}/"
 
     def process_request(self, request: object, client_address: object) -> None:

@@ -205,7 +205,7 @@ _UNASKED = _Unasked.UNASKED
 
 
 class _Renders:
-    """What `env.render()` gives, and what it last gave: Gymnasium ends a clip over it."""
+    """The pictures of `env.render()`, and the last result of it: Gymnasium ends a clip over that."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self._env = env

@@ -80,7 +80,7 @@ class BackendKind(StrEnum):
 
 
 class CameraKind(StrEnum):
-    """How a camera moves."""
+    """The way a camera moves."""
 
     FIXED = "fixed"
     VISUALIZER = "visualizer"
@@ -207,7 +207,7 @@ class SceneDescription:
     resolution: tuple[int, int] = (1280, 720)
     """Width and height that the task asks for [pixels]."""
     env_origins: tuple[Vector, ...] = ()
-    """Where each environment stands [m]."""
+    """Positions of the environments [m]."""
     assets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the assets that can be followed, each with the names of its bodies."""
 
