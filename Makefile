@@ -58,7 +58,7 @@ faults: graphics $(VENV)/installed-dev ## Kill, fill, freeze and break things wh
 	$(BIN)/python -m tests.faults $(ARGS)
 
 test-integrations: $(VENV)/integrations/installed ## Test hooks and wrappers against the libraries they work with
-	$(VENV)/integrations/bin/python -m pytest -m integrations tests/integrations tests/backends/test_sensor.py $(ARGS)
+	$(VENV)/integrations/bin/python -m pytest -m integrations tests/integrations tests/backends/isaaclab/test_sensor.py $(ARGS)
 
 examples: graphics $(VENV)/examples/installed ## Run the examples, shortened; their clips go to logs/examples
 	$(EXAMPLE)/async_training.py --video --steps 20000 --video_interval 8000 --queue_bytes 1000000000 \

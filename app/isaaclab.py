@@ -16,7 +16,7 @@ import gymnasium
 import structlog
 
 from .backends.camera import Camera, CameraSource, Vector, current_camera
-from .backends.isaaclab_scene import (
+from .backends.isaaclab.scene import (
     active_visualizers,
     base_env,
     camera_source,
@@ -24,7 +24,7 @@ from .backends.isaaclab_scene import (
     find_newton,
     steps_per_second,
 )
-from .backends.selection import (
+from .backends.isaaclab.selection import (
     BackendKind,
     BackendSource,
     Choice,
@@ -48,8 +48,8 @@ _DEFAULT_WORLD_COUNT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wishes:
-    """What the caller said of the pictures."""
+class _PictureOptions:
+    """The caller's arguments about the pictures."""
 
     source: Source | Mapping[str, Source]
     camera: CameraSource | None
@@ -148,7 +148,7 @@ def attach(
         ConfigurationError: a setting that can't work.
         StepreelError: as `Recorder` and its opening raise.
     """
-    wishes = _Wishes(
+    options = _PictureOptions(
         source=source,
         camera=camera,
         visible_worlds=visible_worlds,
@@ -157,7 +157,7 @@ def attach(
         tiles=tiles,
         depth_range=depth_range,
     )
-    recorder, choices = _open(env, config, wishes, on_clip_closed, on_segment_closed)
+    recorder, choices = _open(env, config, options, on_clip_closed, on_segment_closed)
     return Attachment(base_env(env), recorder, choices)
 
 
@@ -187,7 +187,7 @@ class RecordVideo(gymnasium.Wrapper[Any, Any, Any, Any]):
         on_segment_closed: SegmentHook | None = None,
     ) -> None:
         super().__init__(env)
-        wishes = _Wishes(
+        options = _PictureOptions(
             source=source,
             camera=camera,
             visible_worlds=visible_worlds,
@@ -196,7 +196,7 @@ class RecordVideo(gymnasium.Wrapper[Any, Any, Any, Any]):
             tiles=tiles,
             depth_range=depth_range,
         )
-        self.recorder, self.choices = _open(env, config, wishes, on_clip_closed, on_segment_closed)
+        self.recorder, self.choices = _open(env, config, options, on_clip_closed, on_segment_closed)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment, and the recorder after it."""
@@ -262,33 +262,33 @@ class _Hook:
 def _open(
     env: Any,
     config: RecorderConfig,
-    wishes: _Wishes,
+    options: _PictureOptions,
     on_clip_closed: ClipHook | None,
     on_segment_closed: SegmentHook | None,
 ) -> tuple[Recorder, dict[str, Choice]]:
     """Return an open recorder of `env`, and what it records."""
     base = base_env(env)
     scene = describe(base)
-    sources = dict(wishes.source) if isinstance(wishes.source, Mapping) else {"default": wishes.source}
+    sources = dict(options.source) if isinstance(options.source, Mapping) else {"default": options.source}
     choices = {stream: _choose(scene, source) for stream, source in sources.items()}
-    _check_wishes(wishes, choices.values())
-    backends = {stream: _make_backend(base, scene, choice, wishes) for stream, choice in choices.items()}
+    _check_options(options, choices.values())
+    backends = {stream: _make_backend(base, scene, choice, options) for stream, choice in choices.items()}
     recorder = Recorder(
         _with_size(config, choices.values()),
-        backends if isinstance(wishes.source, Mapping) else backends["default"],
+        backends if isinstance(options.source, Mapping) else backends["default"],
         on_clip_closed=on_clip_closed,
         on_segment_closed=on_segment_closed,
     )
     recorder.__enter__()
     for stream, choice in choices.items():
-        _log_choice(stream, choice, backends[stream], wishes)
+        _log_choice(stream, choice, backends[stream], options)
     return recorder, choices
 
 
-def _check_wishes(wishes: _Wishes, choices: Collection[Choice]) -> None:
-    """Refuse what nothing that was chosen can do: it would be left out without a word."""
-    if wishes.camera is not None and not (isinstance(wishes.camera, Camera) or callable(wishes.camera)):
-        raise ConfigurationError(f"camera: got {wishes.camera!r}; allowed: a Camera, or a function that returns one")
+def _check_options(options: _PictureOptions, choices: Collection[Choice]) -> None:
+    """Refuse an option that none of the chosen backends has; it would be ignored silently."""
+    if options.camera is not None and not (isinstance(options.camera, Camera) or callable(options.camera)):
+        raise ConfigurationError(f"camera: got {options.camera!r}; allowed: a Camera, or a function that returns one")
     newton, sensor, kit = BackendKind.NEWTON, BackendKind.SENSOR, BackendKind.KIT
     chosen = {choice.backend for choice in choices}
     for name, allowed in (
@@ -297,7 +297,7 @@ def _check_wishes(wishes: _Wishes, choices: Collection[Choice]) -> None:
         ("env_indices", {sensor}),
         ("tiles", {newton, sensor}),
     ):
-        value = getattr(wishes, name)
+        value = getattr(options, name)
         if value is not None and not chosen & allowed:
             raise ConfigurationError(
                 f"{name}: got {value!r}; allowed: only for {' and '.join(sorted(allowed))}, and what was chosen is "
@@ -319,30 +319,30 @@ def _choose(scene: SceneDescription, source: Source) -> Choice:
     return replace(choice, backend=BackendKind.VISUALIZER, reason=reason, camera=None, width=None, height=None)
 
 
-def _make_backend(base: Any, scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Backend:
+def _make_backend(base: Any, scene: SceneDescription, choice: Choice, options: _PictureOptions) -> Backend:
     match choice.backend:
         case BackendKind.SENSOR:
-            from .backends.sensor import SensorBackend
+            from .backends.isaaclab.sensor import SensorBackend
 
             return SensorBackend(
                 base.scene.sensors,
                 str(choice.source.sensor),
                 channel=choice.source.channel,
-                env_indices=wishes.env_indices,
-                tiles=wishes.tiles,
-                depth_range=wishes.depth_range,
+                env_indices=options.env_indices,
+                tiles=options.tiles,
+                depth_range=options.depth_range,
                 steps_per_second=steps_per_second(base),
             )
         case BackendKind.VISUALIZER:
             return _make_visualizer_backend(base, choice)
         case BackendKind.KIT:
-            return _make_kit_backend(base, choice, wishes)
+            return _make_kit_backend(base, choice, options)
         case BackendKind.NEWTON:
-            return _make_newton_backend(base, scene, choice, wishes)
+            return _make_newton_backend(base, scene, choice, options)
 
 
 def _make_visualizer_backend(base: Any, choice: Choice) -> Backend:
-    from .backends.visualizer import VisualizerBackend
+    from .backends.isaaclab.visualizer import VisualizerBackend
 
     return VisualizerBackend(
         _visualizer(base, choice),
@@ -352,48 +352,48 @@ def _make_visualizer_backend(base: Any, choice: Choice) -> Backend:
     )
 
 
-def _make_kit_backend(base: Any, choice: Choice, wishes: _Wishes) -> Backend:
+def _make_kit_backend(base: Any, choice: Choice, options: _PictureOptions) -> Backend:
     from .backends.kit import DEFAULT_CAMERA_PRIM_PATH, KitBackend
 
     viewer = getattr(base.cfg, "viewer", None)
     return KitBackend(
-        camera=_camera(base, choice, wishes),
+        camera=_camera(base, choice, options),
         camera_prim_path=getattr(viewer, "cam_prim_path", None) or DEFAULT_CAMERA_PRIM_PATH,
         sim=base.sim,
         steps_per_second=steps_per_second(base),
     )
 
 
-def _make_newton_backend(base: Any, scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Backend:
+def _make_newton_backend(base: Any, scene: SceneDescription, choice: Choice, options: _PictureOptions) -> Backend:
     from .backends.newton import NewtonBackend
 
     simulation = find_newton(base)
-    camera = _camera(base, choice, wishes)
-    if wishes.tiles is not None:
+    camera = _camera(base, choice, options)
+    if options.tiles is not None:
         return NewtonBackend(
             simulation.get_model,
             simulation.get_state,
-            camera=_seen_from(camera, _origin_of_view(scene, choice, wishes)),
-            visible_worlds=wishes.visible_worlds,
-            tiles=wishes.tiles,
+            camera=_seen_from(camera, _origin_of_view(scene, choice, options)),
+            visible_worlds=options.visible_worlds,
+            tiles=options.tiles,
             world_origins=scene.env_origins,
-            renderer=wishes.renderer,
+            renderer=options.renderer,
             steps_per_second=steps_per_second(base),
         )
     return NewtonBackend(
         simulation.get_model,
         simulation.get_state,
         camera=camera,
-        visible_worlds=_visible_worlds(scene, choice, wishes, camera),
+        visible_worlds=_visible_worlds(scene, choice, options, camera),
         world_spacing=(0.0, 0.0, 0.0),  # Environments stand apart already.
-        renderer=wishes.renderer,
+        renderer=options.renderer,
         steps_per_second=steps_per_second(base),
     )
 
 
-def _camera(base: Any, choice: Choice, wishes: _Wishes) -> CameraSource:
-    if wishes.camera is not None:
-        return wishes.camera
+def _camera(base: Any, choice: Choice, options: _PictureOptions) -> CameraSource:
+    if options.camera is not None:
+        return options.camera
     assert choice.camera is not None
     return camera_source(base, choice.camera, None if choice.visualizer is None else _visualizer(base, choice))
 
@@ -404,19 +404,19 @@ def _visualizer(base: Any, choice: Choice) -> Any:
 
 
 def _visible_worlds(
-    scene: SceneDescription, choice: Choice, wishes: _Wishes, camera: CameraSource
+    scene: SceneDescription, choice: Choice, options: _PictureOptions, camera: CameraSource
 ) -> Sequence[int] | None:
-    if wishes.visible_worlds is not None:
-        return wishes.visible_worlds
+    if options.visible_worlds is not None:
+        return options.visible_worlds
     shown = None if choice.visualizer is None else scene.visualizers[choice.visualizer].visible_worlds
     if shown is not None:
         return shown
     return nearest_worlds(scene.env_origins, current_camera(camera).lookat, _DEFAULT_WORLD_COUNT) or None
 
 
-def _origin_of_view(scene: SceneDescription, choice: Choice, wishes: _Wishes) -> Vector:
+def _origin_of_view(scene: SceneDescription, choice: Choice, options: _PictureOptions) -> Vector:
     """Return what a camera is relative to where every tile shows another environment from it [m]."""
-    if wishes.camera is not None or choice.camera is None:
+    if options.camera is not None or choice.camera is None:
         return 0.0, 0.0, 0.0
     viewpoint = choice.camera.viewpoint
     if viewpoint.origin_type is not OriginType.WORLD:
@@ -444,7 +444,7 @@ def _with_size(config: RecorderConfig, choices: Collection[Choice]) -> RecorderC
     return replace(config, width=width, height=height)
 
 
-def _log_choice(stream: str, choice: Choice, backend: Backend, wishes: _Wishes) -> None:
+def _log_choice(stream: str, choice: Choice, backend: Backend, options: _PictureOptions) -> None:
     camera = "its own" if choice.camera is None else choice.camera.reason
     structlog.get_logger("stepreel").info(
         "source.chosen",
@@ -452,5 +452,5 @@ def _log_choice(stream: str, choice: Choice, backend: Backend, wishes: _Wishes) 
         source=str(choice.source),
         backend=backend.name,
         reason=choice.reason,
-        camera=camera if wishes.camera is None or choice.camera is None else "the caller's",
+        camera=camera if options.camera is None or choice.camera is None else "the caller's",
     )

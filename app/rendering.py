@@ -29,8 +29,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """How kept snapshots are drawn; None: as they were to be drawn when they were taken."""
+class RenderOptions:
+    """Settings for drawing kept snapshots; None: as the recorder would have drawn them."""
 
     camera: Camera | None = None
     width: int | None = None
@@ -41,14 +41,14 @@ class View:
     """An encoder's name in FFmpeg, or "auto"."""
 
     @property
-    def is_another(self) -> bool:
-        """Whether it gives other pictures than those of the clip's own segments."""
+    def gives_other_pictures(self) -> bool:
+        """Whether the pictures differ from those in the clip's own segments."""
         return (self.camera, self.width, self.height) != (None, None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedClip:
-    """What became of one clip."""
+    """A clip after it was rendered."""
 
     clip: Clip
     """As its manifest says now."""
@@ -74,18 +74,23 @@ def clips_to_render(folder: Path) -> tuple[str, ...]:
 
 
 def render_clip(
-    folder: Path, name: str, *, view: View = View(), save_as: str | None = None, progress: Progress | None = None
+    folder: Path,
+    name: str,
+    *,
+    options: RenderOptions = RenderOptions(),
+    save_as: str | None = None,
+    progress: Progress | None = None,
 ) -> RenderedClip:
     """Draw and encode a clip's snapshots. Blocks, on this thread, which the drawing context then belongs to.
 
-    Without another view the clip gets the frames that it lacks, and doing it again does nothing. With another one, a
-    new clip `<name>-<save_as>` gets them all. The snapshots stay.
+    Without another camera or size the clip gets the frames that it lacks, and doing it again does nothing. With
+    another one, a new clip `<name>-<save_as>` gets them all. The snapshots stay.
 
     Args:
         folder: The output folder of the recorder.
         name: The clip.
-        view: How to draw.
-        save_as: Names the new clip; given with another view only, and then always.
+        options: How to draw.
+        save_as: Names the new clip; given with another camera or size only, and then always.
         progress: Hears how far it is.
 
     Raises:
@@ -94,7 +99,7 @@ def render_clip(
         BackendError: nothing here draws its snapshots.
         EncodeError: a segment can't be written; those before it stay.
     """
-    if view.is_another is (save_as is None):
+    if options.gives_other_pictures is (save_as is None):
         raise ConfigurationError(
             f"save_as: got {save_as!r}; allowed: a name where camera or size are another, else None"
         )
@@ -104,7 +109,7 @@ def render_clip(
     try:
         before = read_manifest(folder / f"{name}.json")
         with SnapshotReader(folder / f"{name}{SNAPSHOTS_SUFFIX}") as reader:
-            rendering = _Rendering(folder, before, reader, view, progress)
+            rendering = _Rendering(folder, before, reader, options, progress)
             return rendering.into_new_clip(save_as) if save_as else rendering.into_gaps()
     finally:
         lock.release()
@@ -112,7 +117,7 @@ def render_clip(
 
 class _Rendering:
     def __init__(
-        self, folder: Path, before: Clip, reader: SnapshotReader, view: View, progress: Progress | None
+        self, folder: Path, before: Clip, reader: SnapshotReader, options: RenderOptions, progress: Progress | None
     ) -> None:
         if before.state is ClipState.RECORDING:
             raise OutputError(f"{before.name} was not closed; stepreel recover mends it")
@@ -125,9 +130,9 @@ class _Rendering:
         self._folder = folder
         self._before = before
         self._reader = reader
-        self._view = view
+        self._options = options
         self._progress = progress
-        self._settings = _encode_settings(reader, view)
+        self._settings = _encode_settings(reader, options)
         self._failures: dict[str, str] = {}
         self._total = 0
         self._done = 0
@@ -175,8 +180,10 @@ class _Rendering:
     @contextmanager
     def _opened(self) -> Iterator[Renderer]:
         """Yield the renderer, open, and close it afterwards."""
-        view = self._view
-        renderer = make_renderer(self._reader.archive(), camera=view.camera, width=view.width, height=view.height)
+        options = self._options
+        renderer = make_renderer(
+            self._reader.archive(), camera=options.camera, width=options.width, height=options.height
+        )
         renderer.open()
         try:
             yield renderer
@@ -229,13 +236,13 @@ class _Rendering:
             return None
 
 
-def _encode_settings(reader: SnapshotReader, view: View) -> EncodeSettings:
+def _encode_settings(reader: SnapshotReader, options: RenderOptions) -> EncodeSettings:
     """Return the settings that a file brings along, checked like any others."""
     stored = dict(reader.about.encoding)
     unknown = set(stored) - set(ENCODING_SETTINGS)
     if unknown:
         raise OutputError(f"the snapshots of {reader.about.clip} name settings that are not known: {sorted(unknown)}")
-    config = RecorderConfig(output_dir=".", **{**stored, **({"codec": view.codec} if view.codec else {})})
+    config = RecorderConfig(output_dir=".", **{**stored, **({"codec": options.codec} if options.codec else {})})
     return EncodeSettings(
         codec=config.codec,
         preset=config.preset,

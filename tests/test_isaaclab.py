@@ -23,8 +23,8 @@ import newton
 
 from stepreel import Clip, ClipState, RecorderConfig
 from stepreel.backends.camera import Camera
-from stepreel.backends.isaaclab_scene import AssetCamera, VisualizerCamera, base_env, find_newton
-from stepreel.backends.selection import (
+from stepreel.backends.isaaclab.scene import AssetCamera, VisualizerCamera, base_env, find_newton
+from stepreel.backends.isaaclab.selection import (
     CameraKind,
     OriginType,
     Physics,

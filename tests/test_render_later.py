@@ -21,7 +21,7 @@ from stepreel import BackendError, Clip, ClipState, ConfigurationError, DropCaus
 from stepreel.backends.synthetic import SyntheticBackend, SyntheticRenderer
 from stepreel.cli import main
 from stepreel.interfaces import CaptureFormat
-from stepreel.rendering import View, clips_to_render, render_clip
+from stepreel.rendering import RenderOptions, clips_to_render, render_clip
 from stepreel.storage.inspection import inspect
 from stepreel.storage.manifest import read_manifest
 from stepreel.storage.recovery import recover
@@ -73,7 +73,7 @@ def test_what_was_kept_is_drawn_as_it_would_have_been(output_dir: Path) -> None:
 
 def test_another_size_gives_another_clip(output_dir: Path) -> None:
     record(later(output_dir), SyntheticBackend(snapshot=True), 20)
-    rendered = render_clip(output_dir, "rl-video-step-0", view=View(width=640, height=360), save_as="large")
+    rendered = render_clip(output_dir, "rl-video-step-0", options=RenderOptions(width=640, height=360), save_as="large")
     assert rendered.clip.name == "rl-video-step-0-large"
     assert rendered.clip.state is ClipState.COMPLETE
     assert shown_steps(output_dir / "rl-video-step-0-large.mp4") == list(range(20))
@@ -81,10 +81,10 @@ def test_another_size_gives_another_clip(output_dir: Path) -> None:
     assert inspect(output_dir).differences == ()
 
 
-def test_another_view_needs_a_name_and_the_same_one_takes_none(output_dir: Path) -> None:
+def test_another_size_needs_a_name_and_the_same_one_takes_none(output_dir: Path) -> None:
     record(later(output_dir), SyntheticBackend(snapshot=True), 20)
     with pytest.raises(ConfigurationError, match="save_as"):
-        render_clip(output_dir, "rl-video-step-0", view=View(width=640))
+        render_clip(output_dir, "rl-video-step-0", options=RenderOptions(width=640))
     with pytest.raises(ConfigurationError, match="save_as"):
         render_clip(output_dir, "rl-video-step-0", save_as="again")
 

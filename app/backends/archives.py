@@ -11,9 +11,9 @@ from ..interfaces import Renderer, RendererArchive
 from .camera import Camera
 
 MAKERS = {
-    "newton": ".newton_renderer",
-    "mujoco": ".mujoco_renderer",
-    "sensor": ".sensor",
+    "newton": ".newton.renderer",
+    "mujoco": ".mujoco.renderer",
+    "sensor": ".isaaclab.sensor",
     "synthetic": ".synthetic",
 }
 """Kinds of archives, and the module whose `from_archive` makes a renderer of one."""
@@ -25,8 +25,8 @@ def make_renderer(
     """Make a renderer of an archive, which may come from anybody and is checked.
 
     Args:
-        archive: What the renderer is made of.
-        camera: Where the pictures are taken from; None: as recorded.
+        archive: The renderer as plain data.
+        camera: The camera of the pictures; None: as recorded.
         width: Width of the pictures [pixels]; None: as recorded.
         height: Height of the pictures [pixels]; None: as recorded.
 

@@ -51,7 +51,7 @@ def _is_shown_by_snapshots(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 def _draws_its_own(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether `render()` may show more than the MuJoCo scene: goals, texts, another picture altogether."""
+    """Return whether `render()` may show more than the MuJoCo scene: goals, texts, another picture altogether."""
     from gymnasium.envs.mujoco import MujocoEnv
 
     layer = env

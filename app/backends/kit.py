@@ -38,8 +38,8 @@ _NAMED_CAMERAS = 8
 
 _log = logging.getLogger(__name__)
 
-_aimed: dict[str, Camera] = {}
-"""Where the camera prims are that this process moved: the streams of a recorder may share one."""
+_placed_cameras: dict[str, Camera] = {}
+"""Cameras of the prims that this process moved, by path: the streams of a recorder may share one."""
 
 
 class KitBackend:
@@ -121,7 +121,7 @@ class KitBackend:
             nbytes=width * height * 3,
             steps_per_second=self._steps_per_second,
             details={
-                "camera": None if self._camera is None else _pose(_aimed[self._prim_path]),
+                "camera": None if self._camera is None else _pose(_placed_cameras[self._prim_path]),
                 "camera_prim_path": self._prim_path,
                 "is_following": callable(self._camera),
                 "is_warm": is_warm,
@@ -149,7 +149,7 @@ class KitBackend:
         self._enter_clip(request.clip)
         try:
             self._refresh_poses()
-            self._aim()
+            self._set_camera()
             product.resume()
             picture = self._await_picture(product)
             if picture is None:
@@ -187,8 +187,8 @@ class KitBackend:
 
     def _warm_up(self, app: Any, width: int, height: int) -> bool:
         """Make the render product and wait for a picture of it; return whether one came."""
-        _aimed.pop(self._prim_path, None)
-        self._aim()
+        _placed_cameras.pop(self._prim_path, None)
+        self._set_camera()
         with ExitStack() as stack:
             product = self._product = _RenderProduct(app, self._prim_path, width, height)
             stack.callback(self.close)
@@ -223,14 +223,14 @@ class KitBackend:
             self._push_poses()
             self._is_picture_stale = True
 
-    def _aim(self) -> None:
+    def _set_camera(self) -> None:
         if self._camera is None:
             return
         camera = current_camera(self._camera)
-        if camera != _aimed.get(self._prim_path):
+        if camera != _placed_cameras.get(self._prim_path):
             viewport = import_module("isaacsim.core.rendering_manager").ViewportManager
             viewport.set_camera_view(self._prim_path, eye=list(camera.eye), target=list(camera.lookat))
-            _aimed[self._prim_path] = camera
+            _placed_cameras[self._prim_path] = camera
             self._is_picture_stale = True
 
     def _await_picture(self, product: _RenderProduct) -> NDArray[Any] | None:
@@ -247,7 +247,7 @@ class KitBackend:
         return picture
 
     def _needs_update(self) -> bool:
-        """Whether the app has not drawn this state for us: what it drew before it was resumed, it drew without us."""
+        """Whether the app has yet to draw this state for us; pictures from before it was resumed don't count."""
         return not self._is_clip_open or self._is_picture_stale or not (self._is_drawn and self._is_drawn())
 
     def _pause(self, product: _RenderProduct) -> None:

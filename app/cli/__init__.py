@@ -1,4 +1,4 @@
-"""The command line: `stepreel demo | record | inspect | recover | gallery | view | render`."""
+"""The command line, run and not imported: `stepreel demo | record | inspect | recover | gallery | view | render`."""
 
 from __future__ import annotations
 

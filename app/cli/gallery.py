@@ -24,9 +24,9 @@ def gallery(folder: Path) -> None:
     screen = Console(stderr=True)
     with screen.status("Decoding pictures ..."):
         written = write_gallery(folder)
-    for line in written.shelf.unreadable:
+    for line in written.index.unreadable:
         click.echo(f"note: {printable(line)}", err=True)
-    count = len(written.shelf.clips)
+    count = len(written.index.clips)
     without = count - written.pictured
     note = f", {without} without pictures" if without else ""
     click.echo(printable(f"{written.path}: {'1 clip' if count == 1 else f'{count} clips'}{note}"))

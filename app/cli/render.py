@@ -15,7 +15,7 @@ from .printable import printable
 
 if TYPE_CHECKING:
     from ..backends.camera import Camera
-    from ..rendering import RenderedClip, View
+    from ..rendering import RenderedClip, RenderOptions
 
 _Point = tuple[float, float, float]
 
@@ -25,7 +25,7 @@ _Point = tuple[float, float, float]
 @click.option("--clip", "names", multiple=True, metavar="NAME", help="Render this clip only; may be given again.")
 @click.option("--eye", nargs=3, type=float, help="Position of another camera [m].")
 @click.option("--lookat", nargs=3, type=float, help="The point in the middle of its picture [m].")
-@click.option("--fov", type=float, help="Its vertical field of view [degrees].")
+@click.option("--fov", type=float, help="Its vertical field of options [degrees].")
 @click.option("--width", type=click.IntRange(1), help="Another width of the pictures [pixels].")
 @click.option("--height", type=click.IntRange(1), help="Another height of the pictures [pixels].")
 @click.option("--save-as", metavar="NAME", help="Names the new clips that another camera or size gives.")
@@ -54,16 +54,16 @@ def render(
 
     Exit 0: every frame that was kept is in a file. 1: some are not, and why is said.
     """
-    from ..rendering import View, clips_to_render
+    from ..rendering import RenderOptions, clips_to_render
 
     _prepare(device)
-    view = View(camera=_camera(eye, lookat, fov), width=width, height=height, codec=codec)
-    if view.is_another and save_as is None:
-        save_as = "camera" if view.camera else "size"
+    options = RenderOptions(camera=_camera(eye, lookat, fov), width=width, height=height, codec=codec)
+    if options.gives_other_pictures and save_as is None:
+        save_as = "camera" if options.camera else "size"
     found = names or clips_to_render(folder)
     if not found:
         click.echo(printable(f"{folder}: no snapshots are kept here"))
-    is_whole = [_render(folder, name, view, save_as) for name in found]
+    is_whole = [_render(folder, name, options, save_as) for name in found]
     ctx.exit(0 if all(is_whole) else 1)
 
 
@@ -78,12 +78,12 @@ def _camera(eye: _Point | None, lookat: _Point | None, fov: float | None) -> Cam
 
 def _prepare(device: str) -> None:
     """Have OpenGL and CUDA find the device; both look at the environment when they are first used."""
-    from ..backends.drawing_place import choose_place
+    from ..backends.render_device import choose_render_device
 
-    os.environ.update(choose_place(device, None).environment)
+    os.environ.update(choose_render_device(device, None).environment)
 
 
-def _render(folder: Path, name: str, view: View, save_as: str | None) -> bool:
+def _render(folder: Path, name: str, options: RenderOptions, save_as: str | None) -> bool:
     """Render one clip, and say what became of it; return whether every frame is there."""
     from ..rendering import render_clip
 
@@ -96,7 +96,7 @@ def _render(folder: Path, name: str, view: View, save_as: str | None) -> bool:
             rendered = render_clip(
                 folder,
                 name,
-                view=view,
+                options=options,
                 save_as=save_as,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )

@@ -1,1 +1,1 @@
-"""The demo's training run: a policy search over a few dozen cart-poles simulated by Newton."""
+"""The demo's training run, internal, for `stepreel.cli`: a policy search over cart-poles that Newton simulates."""

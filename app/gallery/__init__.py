@@ -1,1 +1,1 @@
-"""A folder of clips as a page: one file that stands by itself, or served while the run records."""
+"""The gallery, internal, for `stepreel.cli`: a folder of clips as a page, in a file or served while the run records."""

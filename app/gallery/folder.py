@@ -1,4 +1,4 @@
-"""What a folder of clips holds, read as data that anybody may have written."""
+"""Reads a folder of clips into a `FolderIndex`. Its files may have been written by anybody."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_RANKS = 64
 """Whose logs are read."""
 _MOST_DEPTH = 32
 _MOST_LINES = 100
-"""Of what can't be read."""
+"""Of files that can't be read."""
 
 
 _MOST_LEVELS = 4
@@ -44,7 +44,7 @@ _USUAL_NAMES = frozenset({"clips", "train", "video", "videos"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundClip:
-    """A clip and what lies in the folder of it."""
+    """A clip, and those of its files that are in the folder."""
 
     clip: Clip
     files: tuple[str, ...]
@@ -58,13 +58,13 @@ class FoundClip:
 
     @property
     def version(self) -> str:
-        """Another one whenever the clip should be shown anew."""
+        """Changes whenever the clip should be shown anew."""
         return f"{self.changed_s:.6f}-{self.nbytes}-{len(self.files)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
-    """A folder of clips at one moment."""
+class FolderIndex:
+    """The clips, warnings and state of a folder at one moment."""
 
     folder: Path
     clips: tuple[FoundClip, ...]
@@ -74,7 +74,7 @@ class Shelf:
     unreadable: tuple[str, ...]
     """One line for each file that can't be shown."""
     unlisted: int
-    """Videos that no manifest here speaks of."""
+    """Videos that belong to no manifest in the folder."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """`session.json` of the latest run, as it is; of several ranks, that of the first."""
     warnings: tuple[Mapping[str, Any], ...] = ()
@@ -130,8 +130,8 @@ class FolderReader:
         self._folder = folder
         self._parsed: dict[str, tuple[tuple[int, ...], Clip | str]] = {}
 
-    def read(self) -> Shelf:
-        """Return what is there now.
+    def read(self) -> FolderIndex:
+        """Index the folder as it is now.
 
         Raises:
             OutputError: the folder can't be read.
@@ -147,7 +147,7 @@ class FolderReader:
         session = self._collect(problems, lambda: self._read_session(stems[0])) or {}
         started_s = seconds_of(session.get("started_at")) or 0.0
         clips.sort(key=lambda one: (one.changed_s >= started_s - 1, one.clip.start_step, one.clip.name), reverse=True)
-        return Shelf(
+        return FolderIndex(
             folder=self._folder,
             clips=tuple(clips),
             left_out=len(names) - len(kept),
@@ -225,7 +225,7 @@ class FolderReader:
 
 
 def _latest_sessions(entries: Mapping[str, os.stat_result]) -> list[str]:
-    """Return what the files of the latest run are called; of each of its ranks, the first one first."""
+    """Return the stems of the latest run's files, one for each rank, the first rank first."""
     alone, stems = session_stem(None), session_stems(entries)
     ranks = [stem for stem in stems if stem != alone]
     latest = max(stems, key=lambda stem: entries[f"{stem}.json"].st_mtime_ns, default=alone)

@@ -1,4 +1,4 @@
-"""A shelf of clips as HTML. Whatever comes from files goes through `attribute` or `link` on its way."""
+"""A folder index as HTML. Every value from a file is escaped by `attribute` or `link`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..clip import Clip, ClipState
-from .folder import FoundClip, Shelf, is_left_open, seconds_of
+from .folder import FolderIndex, FoundClip, is_left_open, seconds_of
 from .plots import MIXED, StepTimes, losses, run_plot, step_time_line, timeline
 from .strips import PICTURE_COUNT
 from .text import attribute, duration, link, number, plural, size
@@ -30,7 +30,7 @@ _STRIP_HEIGHT = 72
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the small pictures of a clip are: addresses or data."""
+    """The small pictures of a clip, as addresses or data."""
 
     poster: str
     strip: str
@@ -40,11 +40,11 @@ FindSources = Callable[[FoundClip], Sources | None]
 """Returns None where a clip has no pictures."""
 
 
-def to_page(shelf: Shelf, find_sources: FindSources, *, is_live: bool) -> str:
+def to_page(index: FolderIndex, find_sources: FindSources, *, is_live: bool) -> str:
     """Return the whole page. A live one asks the server it came from what is new."""
-    parts = to_parts(shelf)
-    cards = "\n".join(to_card(found, find_sources(found), shelf) for found in shelf.clips)
-    title = attribute(shelf.title)
+    parts = to_parts(index)
+    cards = "\n".join(to_card(found, find_sources(found), index) for found in index.clips)
+    title = attribute(index.title)
     live = ' data-live="true"' if is_live else ""
     policy = "" if is_live else f'<meta http-equiv="Content-Security-Policy" content="{policy_of_file()}">\n'
     sections = {name: f'<div id="{name}" data-part>{html}</div>' for name, html in parts.items()}
@@ -78,7 +78,7 @@ autocomplete="off" spellcheck="false"></label>
 <div id="clips" class="clips" tabindex="-1">
 {cards}
 </div>
-<p class="empty" id="empty"{" hidden" if shelf.clips else ""}>No clip yet.</p>
+<p class="empty" id="empty"{" hidden" if index.clips else ""}>No clip yet.</p>
 </section>
 {sections["notes"]}
 {sections["configuration"]}
@@ -90,17 +90,17 @@ autocomplete="off" spellcheck="false"></label>
 """
 
 
-def to_parts(shelf: Shelf) -> dict[str, str]:
+def to_parts(index: FolderIndex) -> dict[str, str]:
     """Return the sections of a page besides its clips, each under the id of its element."""
     return {
-        "run": _run(shelf),
-        "pace": _pace(shelf),
-        "notes": _warnings(shelf) + _unreadable(shelf),
-        "configuration": _configuration(shelf.session),
+        "run": _run(index),
+        "pace": _pace(index),
+        "notes": _warnings(index) + _unreadable(index),
+        "configuration": _configuration(index.session),
     }
 
 
-def to_card(found: FoundClip, sources: Sources | None, shelf: Shelf) -> str:
+def to_card(found: FoundClip, sources: Sources | None, index: FolderIndex) -> str:
     """Return one clip."""
     clip = found.clip
     name = attribute(clip.name)
@@ -117,7 +117,7 @@ def to_card(found: FoundClip, sources: Sources | None, shelf: Shelf) -> str:
         f'<div class="screen">{_screen(found, sources)}</div>'
         f'<div class="film">{strip}</div>'
         f'<div class="span">{timeline(clip)}</div>'
-        f'<div class="facts">{_facts(found, shelf)}</div></article>'
+        f'<div class="facts">{_facts(found, index)}</div></article>'
     )
 
 
@@ -216,10 +216,10 @@ def _words(clip: Clip) -> str:
     return attribute(f"{clip.name} {clip.stream} {clip.state.value} {causes}".lower())
 
 
-def _facts(found: FoundClip, shelf: Shelf) -> str:
+def _facts(found: FoundClip, index: FolderIndex) -> str:
     clip = found.clip
     name = attribute(clip.name)
-    state = "left open" if is_left_open(found, is_recording=shelf.is_recording) else clip.state.value
+    state = "left open" if is_left_open(found, is_recording=index.is_recording) else clip.state.value
     end = "" if clip.end_step is None else f" to {number(clip.end_step)}"
     lines = [f"steps {number(clip.start_step)}{end}"]
     if clip.frame_stride > 1:
@@ -259,27 +259,27 @@ def _links(found: FoundClip) -> str:
     return f'<details class="files"><summary>{plural(len(names), "segment")}</summary><ul>{links}</ul></details>'
 
 
-def _run(shelf: Shelf) -> str:
-    clips = [found.clip for found in shelf.clips]
+def _run(index: FolderIndex) -> str:
+    clips = [found.clip for found in index.clips]
     video_s = sum(segment.duration_s for clip in clips for segment in clip.segments)
     facts = [
         (number(len(clips)), "clip" if len(clips) == 1 else "clips"),
         (duration(video_s), "of video"),
-        (size(sum(found.nbytes for found in shelf.clips)), "on disk"),
+        (size(sum(found.nbytes for found in index.clips)), "on disk"),
         (number(sum(clip.frames.encoded for clip in clips)), "frames encoded"),
     ]
     dropped = _dropped(clips)
     facts.append((number(sum(dropped.values())), "dropped"))
     items = "".join(f"<div><dd>{value}</dd><dt>{attribute(what)}</dt></div>" for value, what in facts)
-    return f'<p class="lead">{_lead(shelf)}</p><dl class="sums">{items}</dl>{_losses(clips, dropped)}'
+    return f'<p class="lead">{_lead(index)}</p><dl class="sums">{items}</dl>{_losses(clips, dropped)}'
 
 
-def _lead(shelf: Shelf) -> str:
-    session = shelf.session
+def _lead(index: FolderIndex) -> str:
+    session = index.session
     parts = [attribute(name) for name in (_backends(session), session.get("codec")) if name and isinstance(name, str)]
     started = _time_of(session.get("started_at"))
     parts += [f"started {started:%Y-%m-%d %H:%M} UTC"] if started else []
-    if shelf.is_recording:
+    if index.is_recording:
         state, words = "recording", "recording"
     elif session.get("ended_at"):
         state, words = "complete", "finished"
@@ -332,11 +332,11 @@ def _losses(clips: Sequence[Clip], dropped: Counter[str]) -> str:
     )
 
 
-def _pace(shelf: Shelf) -> str:
-    if shelf.pace is None:
+def _pace(index: FolderIndex) -> str:
+    if index.pace is None:
         return ""
-    times = StepTimes.of(shelf.pace)
-    clips = [found.clip for found in _of_latest_run(shelf)]
+    times = StepTimes.of(index.pace)
+    clips = [found.clip for found in _of_latest_run(index)]
     plot = run_plot(times, clips)
     if not plot:
         return ""
@@ -346,19 +346,19 @@ def _pace(shelf: Shelf) -> str:
     )
 
 
-def _of_latest_run(shelf: Shelf) -> Iterator[FoundClip]:
+def _of_latest_run(index: FolderIndex) -> Iterator[FoundClip]:
     """Yield the clips that can be of the run whose pace is known: older runs counted their own steps."""
-    started_s = seconds_of(shelf.pace.started_at if shelf.pace else None)
-    for found in shelf.clips:
+    started_s = seconds_of(index.pace.started_at if index.pace else None)
+    for found in index.clips:
         if started_s is None or found.changed_s >= started_s - 1:
             yield found
 
 
-def _warnings(shelf: Shelf) -> str:
-    if not shelf.warnings:
+def _warnings(index: FolderIndex) -> str:
+    if not index.warnings:
         return ""
     rows = []
-    for event in shelf.warnings:
+    for event in index.warnings:
         facts = ", ".join(
             f"{key}: {value}" for key, value in event.items() if key not in ("event", "level", "timestamp")
         )
@@ -369,11 +369,11 @@ def _warnings(shelf: Shelf) -> str:
     return _folded("warnings", f"{plural(len(rows), 'warning')} in the log", f"<table>{''.join(rows)}</table>")
 
 
-def _unreadable(shelf: Shelf) -> str:
-    lines = list(shelf.unreadable)
-    lines += [f"{plural(shelf.left_out, 'older clip')} not shown"] if shelf.left_out else []
-    if shelf.unlisted:
-        lines.append(f"{plural(shelf.unlisted, 'video')} in no manifest; stepreel recover lists what it can")
+def _unreadable(index: FolderIndex) -> str:
+    lines = list(index.unreadable)
+    lines += [f"{plural(index.left_out, 'older clip')} not shown"] if index.left_out else []
+    if index.unlisted:
+        lines.append(f"{plural(index.unlisted, 'video')} in no manifest; stepreel recover lists what it can")
     if not lines:
         return ""
     items = "".join(f"<li>{attribute(line)}</li>" for line in lines)
@@ -405,10 +405,10 @@ def _folded(name: str, title: str, body: str) -> str:
     )
 
 
-def state_of(shelf: Shelf) -> dict[str, Any]:
+def state_of(index: FolderIndex) -> dict[str, Any]:
     """Return what a live page has to know: its sections, and the version of each clip."""
     return {
-        "parts": to_parts(shelf),
-        "clips": [[found.clip.name, found.version] for found in shelf.clips],
-        "recording": [found.clip.name for found in shelf.clips if found.clip.state is ClipState.RECORDING],
+        "parts": to_parts(index),
+        "clips": [[found.clip.name, found.version] for found in index.clips],
+        "recording": [found.clip.name for found in index.clips if found.clip.state is ClipState.RECORDING],
     }

@@ -19,7 +19,7 @@ from .text import attribute, number, plural, quantity
 _PARTS = 400
 """Columns into which a clip's timeline is divided: what is finer can't be seen."""
 MIXED = "mixed"
-"""What is missing for several reasons, or nobody knows which."""
+"""Frames that are missing for several reasons, or for an unknown one."""
 _MOST_BANDS = 1000
 _MOST_WIDE_BANDS = 60
 _MARK_HEIGHT = 6

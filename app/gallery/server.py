@@ -18,13 +18,13 @@ from urllib.parse import quote, unquote
 
 from ..errors import OutputError
 from ..storage.files import open_ordinary
-from .folder import FolderReader, FoundClip, Shelf
+from .folder import FolderIndex, FolderReader, FoundClip
 from .page import Sources, policy_of_server, state_of, to_card, to_page
 from .strips import Pictures, make_pictures
 
 ADDRESS = "127.0.0.1"
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
-"""What a browser on this machine calls this machine, whatever the port: it may be forwarded."""
+"""Names that a browser on this machine has for it. Any port: it may be forwarded."""
 _READ_S = 0.5
 """Time for which one reading of the folder is good [s]."""
 _MOST_PICTURES = 600
@@ -51,9 +51,9 @@ class GalleryServer(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, folder: Path, port: int = 0) -> None:
-        self.desk = Desk(folder.resolve())
+        self.cache = FolderCache(folder.resolve())
         self.connections = threading.BoundedSemaphore(_MOST_CONNECTIONS)
-        self.desk.shelf()
+        self.cache.index()
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as exc:
@@ -61,7 +61,7 @@ class GalleryServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where to look."""
+        """The address of the page."""
         return f"http://{ADDRESS}:{self.server_address[1]}/"
 
     def process_request(self, request: object, client_address: object) -> None:
@@ -82,27 +82,27 @@ class GalleryServer(ThreadingHTTPServer):
         """Say nothing: a browser that goes away in the middle is no event, and the screen is not ours."""
 
 
-class Desk:
-    """What the server knows of its folder; for any thread."""
+class FolderCache:
+    """The server's index, page state and pictures of its folder, each kept while it is fresh. For any thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._reader = FolderReader(folder)
         self._reading = threading.Lock()
-        self._seen: tuple[Shelf, bytes] | None = None
+        self._seen: tuple[FolderIndex, bytes] | None = None
         self._read_at = 0.0
         self._drawing = threading.Lock()
         self._pictures: OrderedDict[tuple[str, str], Pictures | None] = OrderedDict()
 
-    def shelf(self) -> Shelf:
-        """Return what is in the folder, as of half a second ago at most. Raises `OutputError`."""
-        return self._look()[0]
+    def index(self) -> FolderIndex:
+        """Return the index of the folder, half a second old at most. Raises `OutputError`."""
+        return self._refreshed()[0]
 
     def state(self) -> bytes:
-        """Return what a page asks for again and again, as JSON. Raises `OutputError`."""
-        return self._look()[1]
+        """Return the state that a page polls for, as JSON. Raises `OutputError`."""
+        return self._refreshed()[1]
 
-    def _look(self) -> tuple[Shelf, bytes]:
+    def _refreshed(self) -> tuple[FolderIndex, bytes]:
         with self._reading:
             if self._seen is None or time.monotonic() - self._read_at > _READ_S:
                 found = self._reader.read()
@@ -113,7 +113,7 @@ class Desk:
 
     def find(self, name: str) -> FoundClip | None:
         """Return the clip of a name."""
-        return next((found for found in self.shelf().clips if found.clip.name == name), None)
+        return next((found for found in self.index().clips if found.clip.name == name), None)
 
     def pictures(self, found: FoundClip) -> Pictures | None:
         """Return a clip's pictures; one clip at a time is decoded, as training may want the processors."""
@@ -129,7 +129,7 @@ class Desk:
     @contextmanager
     def open(self, file: str) -> Iterator[BufferedReader | None]:
         """Open a file of a clip that is shown; None for anything else."""
-        name = next((one.clip.name for one in self.shelf().clips if file in (*one.files, one.part)), None)
+        name = next((one.clip.name for one in self.index().clips if file in (*one.files, one.part)), None)
         if name is None:
             yield None
             return
@@ -179,14 +179,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = self.path.partition("?")[0].partition("#")[0]
         kind, _, name = path.removeprefix("/-/").partition("/")
-        desk = self.server.desk
+        cache = self.server.cache
         if not path.startswith("/"):
             self._text(HTTPStatus.BAD_REQUEST, "not a path")
         elif path in ("/", "/index.html"):
-            page = to_page(desk.shelf(), _addresses, is_live=True)
+            page = to_page(cache.index(), _addresses, is_live=True)
             self._bytes(page.encode(errors="replace"), "text/html; charset=utf-8", self._policy())
         elif path == "/-/state":
-            self._state(desk.state())
+            self._state(cache.state())
         elif path.startswith("/-/") and kind in ("card", "poster", "strip"):
             self._part_of_clip(kind, unquote(name, errors="replace"))
         else:
@@ -206,21 +206,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._bytes(body, "application/json", {"ETag": tag})
 
     def _part_of_clip(self, kind: str, name: str) -> None:
-        desk = self.server.desk
-        found = desk.find(name)
+        cache = self.server.cache
+        found = cache.find(name)
         if found is None:
             self._text(HTTPStatus.NOT_FOUND, "no such clip")
         elif kind == "card":
-            card = to_card(found, _addresses(found), desk.shelf())
+            card = to_card(found, _addresses(found), cache.index())
             self._bytes(card.encode(errors="replace"), "text/html; charset=utf-8", self._policy())
-        elif pictures := desk.pictures(found):
+        elif pictures := cache.pictures(found):
             jpeg = pictures.poster if kind == "poster" else pictures.strip
             self._bytes(jpeg, "image/jpeg", {"Cache-Control": "private, max-age=3600"})
         else:
             self._text(HTTPStatus.NOT_FOUND, "no picture")
 
     def _file(self, name: str) -> None:
-        with self.server.desk.open(name) as file:
+        with self.server.cache.open(name) as file:
             if file is None:
                 self._text(HTTPStatus.NOT_FOUND, "no such clip")
                 return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from ..storage.files import open_ordinary
-from .folder import FolderReader, FoundClip, Shelf
+from .folder import FolderIndex, FolderReader, FoundClip
 from .page import GENERATOR, Sources, to_page
 from .strips import Pictures, make_pictures
 
@@ -29,7 +29,7 @@ class Gallery:
     """A page that was written."""
 
     path: Path
-    shelf: Shelf
+    index: FolderIndex
     pictured: int
     """Clips that are shown with pictures."""
 
@@ -46,24 +46,24 @@ def write_gallery(folder: Path, *, pictures_s: float = _PICTURES_S) -> Gallery:
     """
     folder = folder.resolve()
     _refuse_foreign(folder / PAGE_FILE)
-    shelf = FolderReader(folder).read()
-    pictures = _make_all(shelf, pictures_s)
-    page = to_page(shelf, _embedded(pictures), is_live=False)
+    index = FolderReader(folder).read()
+    pictures = _make_all(index, pictures_s)
+    page = to_page(index, _embedded(pictures), is_live=False)
     _replace(folder / PAGE_FILE, page)
-    return Gallery(path=folder / PAGE_FILE, shelf=shelf, pictured=len(pictures))
+    return Gallery(path=folder / PAGE_FILE, index=index, pictured=len(pictures))
 
 
-def _make_all(shelf: Shelf, limit_s: float) -> dict[str, Pictures]:
+def _make_all(index: FolderIndex, limit_s: float) -> dict[str, Pictures]:
     """Decode pictures until time or room is over; the latest clips first."""
     deadline = time.monotonic() + limit_s
 
     def make(found: FoundClip) -> Pictures | None:
-        return make_pictures(shelf.folder, found) if time.monotonic() < deadline else None
+        return make_pictures(index.folder, found) if time.monotonic() < deadline else None
 
     made: dict[str, Pictures] = {}
     room = _MOST_PICTURES_NBYTES
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:
-        for found, pictures in zip(shelf.clips, threads.map(make, shelf.clips), strict=True):
+        for found, pictures in zip(index.clips, threads.map(make, index.clips), strict=True):
             if pictures and (room := room - len(pictures.poster) - len(pictures.strip)) > 0:
                 made[found.clip.name] = pictures
     return made

@@ -1,1 +1,1 @@
-"""Ready hooks: `Recorder(config, backend, on_clip_closed=hook)` shows each finished clip to an experiment tracker."""
+"""Ready hooks, public: `Recorder(config, backend, on_clip_closed=hook)` shows clips to an experiment tracker."""

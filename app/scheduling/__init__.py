@@ -1,1 +1,1 @@
-"""Scheduling: which step is captured, and what happens when the queue is full. No I/O, no clock, no thread."""
+"""Scheduling, internal to the recorder: which step is captured, and which frame makes way in a full queue. Pure."""

@@ -1,4 +1,7 @@
-"""`RecordVideo`: Gymnasium's wrapper, recorded by stepreel. The one for vector environments is in `vector`."""
+"""Wrappers, public: `RecordVideo` as in Gymnasium. `vector` has the one for vector environments.
+
+`sb3` has Stable-Baselines3's `VecVideoRecorder`; `base` and `pictures` are internal to them.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from ..clip import Frame
 from ..config import RecorderConfig
 from ..errors import CaptureError
 from ..interfaces import Backend, ClipHook, SegmentHook, Slot
-from .clip_taker import ClipTaker, VideoArguments
+from .base import VideoArguments, WrapperBase
 from .pictures import PictureBackend, check_render_mode, choose_snapshots, describe
 
 __all__ = ["RecordVideo"]
 
 
 class RecordVideo(
-    ClipTaker, gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], gymnasium.utils.RecordConstructorArgs
+    WrapperBase, gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], gymnasium.utils.RecordConstructorArgs
 ):
     """Records videos of an environment: `gymnasium.wrappers.RecordVideo` without its waits.
 
@@ -102,7 +105,7 @@ class RecordVideo(
         self._backend = choose_snapshots(env, backend) if isinstance(backend, str) else backend
         if self._backend is None:
             check_render_mode(env.render_mode)
-        ClipTaker.__init__(self, arguments)
+        WrapperBase.__init__(self, arguments)
         self.render_history: list[RenderFrame] = []
         self._episode_return = 0.0
 
@@ -202,7 +205,7 @@ _UNASKED = _Unasked.UNASKED
 
 
 class _Renders:
-    """What `env.render()` gives, and what it last gave: Gymnasium ends a clip over it."""
+    """The pictures of `env.render()`, and the last result of it: Gymnasium ends a clip over that."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self._env = env

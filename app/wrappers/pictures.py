@@ -1,4 +1,4 @@
-"""Where the wrappers' pictures come from: backends that ask on the training thread, and only for what is wanted."""
+"""The backends of the wrappers: they draw on the training thread, and only the pictures that are captured."""
 
 from __future__ import annotations
 

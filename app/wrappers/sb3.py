@@ -17,13 +17,13 @@ from ..clip import Frame
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError, RenderModeError
 from ..interfaces import Backend, ClipHook, SegmentHook, Slot
-from .clip_taker import ClipTaker, VideoArguments, refuse_keep
+from .base import VideoArguments, WrapperBase, refuse_keep
 from .pictures import PictureBackend, checked_indices, choose_snapshots_of, refuse_snapshots
 
 __all__ = ["VecVideoRecorder"]
 
 
-class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The base is untyped where it is not installed.
+class VecVideoRecorder(WrapperBase, VecEnvWrapper):  # type: ignore[misc] # The base is untyped where it is not installed.
     """Records videos of a `VecEnv`: `stable_baselines3.common.vec_env.VecVideoRecorder` without its waits.
 
     ```python
@@ -110,7 +110,7 @@ class VecVideoRecorder(ClipTaker, VecEnvWrapper):  # type: ignore[misc] # The ba
             on_clip_closed=on_clip_closed,
             on_segment_closed=on_segment_closed,
         )
-        ClipTaker.__init__(self, arguments)
+        WrapperBase.__init__(self, arguments)
         self.frames_per_sec = self.env.metadata.get("render_fps", 30)
         self.video_length = video_length
         self.step_id = 0

@@ -19,7 +19,7 @@ from ..clip import Frame
 from ..config import RecorderConfig
 from ..errors import CaptureError, ConfigurationError
 from ..interfaces import Backend, ClipHook, SegmentHook, Slot
-from .clip_taker import ClipTaker, VideoArguments, refuse_keep
+from .base import VideoArguments, WrapperBase, refuse_keep
 from .pictures import (
     PictureBackend,
     check_render_mode,
@@ -40,7 +40,7 @@ else:
     _VectorWrapper = VectorWrapper  # Not generic before Gymnasium 1.3.
 
 
-class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorArgs):
+class RecordVideo(WrapperBase, _VectorWrapper, gymnasium.utils.RecordConstructorArgs):
     """Records videos of a vector environment: `gymnasium.wrappers.vector.RecordVideo` without its waits.
 
     ```python
@@ -137,7 +137,7 @@ class RecordVideo(ClipTaker, _VectorWrapper, gymnasium.utils.RecordConstructorAr
         if len(self._snapshots) < len(shown):
             check_render_mode(env.render_mode)
         refuse_keep(config)
-        ClipTaker.__init__(self, arguments)
+        WrapperBase.__init__(self, arguments)
         self.render_history: list[RenderFrame] = []
         """Empty, as Gymnasium's always is."""
         self._pictures = _Pictures(env, shown, keeps_last=self.autoreset_mode is AutoresetMode.SAME_STEP)

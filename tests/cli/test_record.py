@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from numpy.typing import NDArray
 
-from stepreel.backends.drawing_place import choose_place
+from stepreel.backends.render_device import choose_render_device
 
 from .conftest import Command
 from .probe_env import ProbeEnv
@@ -116,7 +116,9 @@ def test_settings_reach_the_recorder(stepreel: Command, output_dir: Path) -> Non
 
 @pytest.mark.mujoco
 @pytest.mark.gl
-@pytest.mark.skipif(choose_place("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here")
+@pytest.mark.skipif(
+    choose_render_device("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
+)
 @pytest.mark.parametrize(("arguments", "backend"), [((), "mujoco"), (("--backend", "render"), "gymnasium")])
 def test_a_mujoco_environment_is_recorded_by_snapshots_unless_told_otherwise(
     stepreel: Command, output_dir: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], backend: str

@@ -17,7 +17,7 @@ import pytest
 from stepreel.clip import Clip, ClipState, DropCause
 from stepreel.errors import OutputError
 from stepreel.gallery import folder as folder_module
-from stepreel.gallery.folder import FolderReader, Shelf
+from stepreel.gallery.folder import FolderIndex, FolderReader
 from stepreel.gallery.page import to_page
 from stepreel.gallery.plots import StepTimes, run_plot, step_time_line, timeline
 from stepreel.gallery.text import attribute, duration, link, number, quantity, size
@@ -55,8 +55,8 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def page_of(shelf: Shelf) -> Page:
-    return Page(to_page(shelf, lambda found: None, is_live=False))
+def page_of(index: FolderIndex) -> Page:
+    return Page(to_page(index, lambda found: None, is_live=False))
 
 
 @pytest.fixture
@@ -231,22 +231,22 @@ def test_of_several_ranks_the_first_is_shown_with_the_warnings_of_all(tmp_path: 
     (tmp_path / "session-rank0-pace.json").write_text(
         json.dumps({"schema": 1, "started_at": "", "samples": [[0, 0], [1, 7]]})
     )
-    shelf = FolderReader(tmp_path).read()
-    assert shelf.session == {"codec": "that of session-rank0"}
-    assert sorted(event["event"] for event in shelf.warnings) == ["session-rank0"] * 2 + ["session-rank1"] * 2
-    assert [event["timestamp"][18] for event in shelf.warnings] == ["1", "1", "0", "0"]
-    assert shelf.pace is not None
-    assert shelf.pace.steps == (0, 7)
-    assert not shelf.unreadable
-    page_of(shelf)
+    index = FolderReader(tmp_path).read()
+    assert index.session == {"codec": "that of session-rank0"}
+    assert sorted(event["event"] for event in index.warnings) == ["session-rank0"] * 2 + ["session-rank1"] * 2
+    assert [event["timestamp"][18] for event in index.warnings] == ["1", "1", "0", "0"]
+    assert index.pace is not None
+    assert index.pace.steps == (0, 7)
+    assert not index.unreadable
+    page_of(index)
 
 
 def test_a_later_run_without_ranks_is_shown_alone(tmp_path: Path) -> None:
     leave_session(tmp_path, "session-rank0", 1e9)
     leave_session(tmp_path, "session", 2e9)
-    shelf = FolderReader(tmp_path).read()
-    assert shelf.session == {"codec": "that of session"}
-    assert [event["event"] for event in shelf.warnings] == ["session"] * 2
+    index = FolderReader(tmp_path).read()
+    assert index.session == {"codec": "that of session"}
+    assert [event["event"] for event in index.warnings] == ["session"] * 2
 
 
 def test_what_is_nested_deep_is_left_out(tmp_path: Path) -> None:
@@ -254,10 +254,10 @@ def test_what_is_nested_deep_is_left_out(tmp_path: Path) -> None:
         (tmp_path / "session.json").write_text('{"a":' * depth + "1" + "}" * depth)
         line = '{"event": "e", "level": "warning", "a": ' + "[" * depth + "]" * depth + "}"
         (tmp_path / "session.jsonl").write_text(line + "\n")
-        shelf = FolderReader(tmp_path).read()
-        assert shelf.warnings == ()
-        assert shelf.unreadable[0].startswith("session.json is no JSON")
-        page_of(shelf)
+        index = FolderReader(tmp_path).read()
+        assert index.warnings == ()
+        assert index.unreadable[0].startswith("session.json is no JSON")
+        page_of(index)
 
 
 def test_a_page_cannot_be_ended_by_what_is_in_it(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ def test_a_page_cannot_be_ended_by_what_is_in_it(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_listed_and_the_others_are_shown(tmp_path: Path, text: str) -> None:
     (tmp_path / "good.json").write_text(manifest_of("good"))
     (tmp_path / "bad.json").write_text(text)
-    shelf = FolderReader(tmp_path).read()
-    assert [found.clip.name for found in shelf.clips] == ["good"]
-    (line,) = shelf.unreadable
+    index = FolderReader(tmp_path).read()
+    assert [found.clip.name for found in index.clips] == ["good"]
+    (line,) = index.unreadable
     assert line.startswith("bad.json")
 
 
@@ -288,9 +288,9 @@ def test_a_huge_manifest_is_listed_and_not_read(tmp_path: Path) -> None:
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**33)
     (tmp_path / "good.json").write_text(manifest_of("good"))
-    shelf = FolderReader(tmp_path).read()
-    assert [found.clip.name for found in shelf.clips] == ["good"]
-    assert sorted(line.split(":")[0].split(" ")[0] for line in shelf.unreadable) == [
+    index = FolderReader(tmp_path).read()
+    assert [found.clip.name for found in index.clips] == ["good"]
+    assert sorted(line.split(":")[0].split(" ")[0] for line in index.unreadable) == [
         "huge.json",
         PACE_FILE,
         "session.json",
@@ -302,19 +302,19 @@ def test_many_large_manifests_are_read_up_to_a_limit(tmp_path: Path, monkeypatch
     monkeypatch.setattr(folder_module, "_MOST_LINES", 2)
     for number_ in range(12):
         (tmp_path / f"c{number_}.json").write_text(manifest_of(f"c{number_}"))
-    shelf = FolderReader(tmp_path).read()
-    assert 0 < len(shelf.clips) < 9
-    assert len(shelf.unreadable) == 3
-    assert shelf.unreadable[-1] == f"and {12 - len(shelf.clips) - 2} more"
+    index = FolderReader(tmp_path).read()
+    assert 0 < len(index.clips) < 9
+    assert len(index.unreadable) == 3
+    assert index.unreadable[-1] == f"and {12 - len(index.clips) - 2} more"
 
 
 def test_more_clips_than_a_page_holds_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "MOST_CLIPS", 2)
     for number_ in range(5):
         (tmp_path / f"c{number_}.json").write_text(manifest_of(f"c{number_}"))
-    shelf = FolderReader(tmp_path).read()
-    assert (len(shelf.clips), shelf.left_out) == (2, 3)
-    assert "3 older clips not shown" in page_of(shelf).text
+    index = FolderReader(tmp_path).read()
+    assert (len(index.clips), index.left_out) == (2, 3)
+    assert "3 older clips not shown" in page_of(index).text
 
 
 def test_links_pipes_and_folders_are_not_read(tmp_path: Path) -> None:
@@ -333,11 +333,11 @@ def test_links_pipes_and_folders_are_not_read(tmp_path: Path) -> None:
         listener.bind(str(videos / "s.json"))
         (videos / "b.json").write_text(manifest_of("b"))
         (videos / "b.mp4").symlink_to(elsewhere / "a.mp4")
-        shelf = FolderReader(videos).read()
-    (found,) = shelf.clips
+        index = FolderReader(videos).read()
+    (found,) = index.clips
     assert (found.clip.name, found.files) == ("b", ())
-    assert {line.split(" ")[0] for line in shelf.unreadable} >= {"a.json", "session.json", "session.jsonl"}
-    assert "no video" in page_of(shelf).text
+    assert {line.split(" ")[0] for line in index.unreadable} >= {"a.json", "session.json", "session.jsonl"}
+    assert "no video" in page_of(index).text
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_a_port_that_is_taken_is_named(server: GalleryServer, recorded: Path) ->
 def test_a_folder_that_goes_away_is_told_and_not_fatal(folder: Path) -> None:
     with serving(folder) as server:
         shutil.rmtree(folder)
-        server.desk._read_at = 0.0
+        server.cache._read_at = 0.0
         status, _, body = ask(server, "/")
         assert status == 500
         assert b"can't be read" in body

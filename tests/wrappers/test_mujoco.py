@@ -16,7 +16,7 @@ import gymnasium
 from gymnasium.vector import SyncVectorEnv
 
 from stepreel import ClipState
-from stepreel.backends.drawing_place import choose_place
+from stepreel.backends.render_device import choose_render_device
 from stepreel.storage.manifest import read_manifest
 from stepreel.wrappers import RecordVideo
 from stepreel.wrappers.vector import RecordVideo as RecordVectorVideo
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.mujoco,
     pytest.mark.gl,
     pytest.mark.skipif(
-        choose_place("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
+        choose_render_device("cpu", None).opengl_problem is not None, reason="no EGL that draws on the CPU here"
     ),
 ]
 

@@ -29,7 +29,7 @@ from stepreel import Clip, ClipState, ConfigurationError, RecorderConfig, Record
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.keep import BestReturn
 from stepreel.storage.manifest import read_manifest
-from stepreel.wrappers import RecordVideo, clip_taker
+from stepreel.wrappers import RecordVideo, base
 
 from ..recordings import poll_until, shown_steps
 from .film import SIDE, Film, numbers_in, picture_of
@@ -460,7 +460,7 @@ def test_moviepy_is_not_needed(output_dir: Path) -> None:
 
 def test_without_a_trigger_the_episodes_are_gymnasiums() -> None:
     episodes = range(5001)
-    assert list(filter(clip_taker.capped_cubic_video_schedule, episodes)) == list(
+    assert list(filter(base.capped_cubic_video_schedule, episodes)) == list(
         filter(capped_cubic_video_schedule, episodes)
     )
 
