@@ -14,19 +14,13 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from .control_bytes import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from .errors import CaptureError
 
 _ALIGNMENT = 4096
 _libc = ctypes.CDLL(None)
 _MADV_POPULATE_WRITE = 23
 """From `<linux/mman.h>`, Linux 5.14: faults pages in without changing what they hold."""
-
-
-TRAINING_IS_IDLE = 0
-"""Offset of a byte that is not 0 while training leaves the device to the worker."""
-
-WORKERS_ARE_RAISED = 1
-"""Offset of a byte that is not 0 once workers are to leave the priority "idle" for "low"."""
 
 
 class FramePool:

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clip import DropCause
+from ..control_bytes import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from ..errors import CodecUnavailableError, EncodeError, StepreelError
-from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from ..interfaces import Renderer
 from ..storage.files import PART_SUFFIX
 from ..storage.folder_lock import FolderLock
