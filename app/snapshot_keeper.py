@@ -17,7 +17,7 @@ from .ledger import ClipAccount
 from .seats import ClipInWork
 from .session import SessionLog
 from .storage.files import free_nbytes
-from .storage.snapshot_file import ENCODING_SETTINGS, SnapshotsAbout, SnapshotWriter
+from .storage.snapshot_file import SnapshotsAbout, SnapshotWriter
 
 KEPT_CAUSES = (DropCause.NOT_RENDERED, DropCause.RENDER_FAILED, DropCause.WORKER_LOST, DropCause.CLOSED)
 """What keeps a frame from being drawn that can be drawn elsewhere, or another day."""
@@ -100,13 +100,12 @@ class SnapshotKeeper:
         renderer = clip.source.format.renderer
         assert isinstance(renderer, ArchivableRenderer)
         archive = renderer.to_archive()
-        settings = self._config.to_json()
         about = SnapshotsAbout(
             clip=clip.account.name,
             start_step=clip.account.request.start_step,
             frame_stride=clip.account.request.frame_stride,
             fps=clip.account.fps,
-            encoding={name: settings[name] for name in ENCODING_SETTINGS},
+            encoding=self._config.encode_settings(fps=clip.account.fps).to_json(),
             kind=archive.kind,
             settings=archive.settings,
         )
