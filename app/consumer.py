@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -14,7 +15,7 @@ from .clip import DropCause, Frame, Segment, Snapshot
 from .config import DropPolicy, RecorderConfig, RenderTime, WorkerPriority
 from .doorbell import Doorbell, Pulse, Turns
 from .encoders import protocol
-from .encoders.worker_process import WorkerProcess
+from .encoders.worker_process import WorkerProcess, WorkerSetup
 from .errors import CodecUnavailableError, OutputError, RecordingError, StepreelError, WorkerError
 from .finishing import FinishingProgress
 from .frame_pool import FramePool
@@ -359,7 +360,7 @@ class Consumer:
         seat.is_ready, seat.problem = False, None
         seat.opened.clear()
         try:
-            seat.process = await WorkerProcess.start(self._pool, self._environment, self._training_thread)
+            seat.process = await WorkerProcess.start(self._worker_setup())
         except WorkerError as exc:
             seat.problem = str(exc)
             self._log.warning("worker.lost", status=None, problem=seat.problem, output="")
@@ -372,6 +373,15 @@ class Consumer:
         self._account_for_loss(seat)
         seat.process, seat.is_ready = None, False
         self._progress.beat()
+
+    def _worker_setup(self) -> WorkerSetup:
+        return WorkerSetup(
+            memory_fd=self._pool.fd,
+            memory_nbytes=self._pool.mapped_nbytes,
+            training_process=os.getpid(),
+            training_thread=self._training_thread,
+            environment=self._environment,
+        )
 
     @staticmethod
     def _note_start(seat: Seat, status: int, output: str) -> None:
@@ -429,15 +439,8 @@ class Consumer:
     def _opening_commands(self, seat: Seat) -> Iterator[protocol.Command]:
         config = self._config
         yield protocol.Configure(
-            folder=str(self._folder),
-            codec=config.codec,
-            preset=config.preset,
-            crf=config.crf,
-            pix_fmt=config.pix_fmt,
-            gop_s=config.gop_s,
-            segment_s=config.segment_s,
-            segment_bytes=config.segment_bytes,
-            priority=config.worker_priority.value,
+            folder=self._folder,
+            priority=config.worker_priority,
             min_free_bytes=config.min_free_bytes,
             stream_count=len(self._sources),
         )
@@ -451,7 +454,7 @@ class Consumer:
             version=source.version,
             width=source.format.width,
             height=source.format.height,
-            fps=source.fps,
+            settings=self._config.encode_settings(fps=source.fps),
             render_duty=self._config.render_duty or (_SHARED_GPU_DUTY if source.format.shares_gpu else 1.0),
             payload=pickle.dumps(source.format.renderer) if source.format.renderer else b"",
         )
@@ -518,12 +521,12 @@ class Consumer:
             ring_nbytes=self._config.ring_bytes,
         )
 
-    def _salvage(self, clip: ClipInWork, part: str) -> protocol.Salvage:
+    def _salvage(self, clip: ClipInWork, part: str) -> protocol.Remux:
         # The books know of the end before the news of it is heard.
         account = clip.account
         goes_on = account.end_step is None or account.pending or account.segments_opened > 1
         final = part.removesuffix(".part") if goes_on else f"{account.name}.mp4"
-        return protocol.Salvage(clip=clip.index, part=part, final=final)
+        return protocol.Remux(clip=clip.index, part=part, final=final)
 
     async def _receive_from(self, seat: Seat, process: WorkerProcess) -> None:
         try:
@@ -539,7 +542,7 @@ class Consumer:
             self._log.warning("worker.broke_protocol", worker=process.pid, error=str(exc))
             process.kill()
 
-    def _take_reply(self, seat: Seat, process: WorkerProcess, reply: protocol.Message) -> None:
+    def _take_reply(self, seat: Seat, process: WorkerProcess, reply: protocol.Reply) -> None:
         match reply:
             case protocol.Ready():
                 seat.is_ready = True
@@ -559,12 +562,12 @@ class Consumer:
                 self._fail_if_strict(f"the renderer can't be opened: {reply.message}")
             case protocol.FrameDone():
                 self._take_frame_done(seat, reply)
-            case protocol.Salvaged():
+            case protocol.Remuxed():
                 seat.salvaged[reply.clip] = reply.segment
             case _:
                 self._take_clip_reply(seat, reply)
 
-    def _take_clip_reply(self, seat: Seat, reply: protocol.Message) -> None:
+    def _take_clip_reply(self, seat: Seat, reply: protocol.Reply) -> None:
         match reply:
             case protocol.SegmentOpened():
                 account = seat.clips[reply.clip].account

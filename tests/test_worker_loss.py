@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -14,9 +13,8 @@ import pytest
 
 from stepreel import ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority, consumer
 from stepreel.backends.synthetic import SyntheticBackend, read_step
-from stepreel.encoders.worker_process import WorkerProcess
+from stepreel.encoders.worker_process import WorkerProcess, WorkerSetup
 from stepreel.errors import WorkerError
-from stepreel.frame_pool import FramePool
 
 from .recordings import check_clip, is_balanced, poll_until
 
@@ -202,10 +200,10 @@ def test_a_worker_that_can_not_be_started_gets_no_clips_while_another_one_runs(
 ) -> None:
     started: list[WorkerProcess] = []
 
-    async def start_once(pool: FramePool, environment: Mapping[str, str], training_thread: int) -> WorkerProcess:
+    async def start_once(setup: WorkerSetup) -> WorkerProcess:
         if started:
             raise WorkerError("no more processes")
-        started.append(worker := await start(pool, environment, training_thread))
+        started.append(worker := await start(setup))
         return worker
 
     start = WorkerProcess.start
