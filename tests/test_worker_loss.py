@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -338,3 +340,41 @@ def test_ctrl_c_while_closing_drops_what_waits_and_leaves_playable_clips(output_
     with av.open(str(segment)) as container:
         steps = [read_step(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     assert steps == list(range(len(steps)))
+
+
+RESTING = TRAINING.replace("SyntheticBackend()", "SyntheticBackend(snapshot=True, render_delay_s=0.02)").replace(
+    "gop_s=0.2", "gop_s=0.2, render_duty=0.005"
+)
+"""A rest takes four seconds after each frame, longer than anybody waits for a worker that is to end."""
+
+
+@contextmanager
+def resting(output_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a training whose worker has drawn a few frames, and rests."""
+    script = RESTING.replace("encoded > 60", "encoded > 0")
+    with subprocess.Popen([sys.executable, "-c", script, output_dir], stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        while "recording" not in training.stdout.readline():
+            pass
+        yield training
+        training.kill()
+
+
+def test_a_worker_that_rests_when_its_parent_is_killed_closes_its_segment(output_dir: Path) -> None:
+    with resting(output_dir) as training:
+        worker = worker_of(psutil.Process(training.pid))
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+        worker.wait(timeout=3)
+    assert len(list(output_dir.glob("*.mp4"))) == 1
+    assert not list(output_dir.glob("*.mp4.part"))
+
+
+def test_a_worker_that_rests_when_closing_is_cancelled_closes_its_segment(output_dir: Path) -> None:
+    with resting(output_dir) as training:
+        for _ in range(2):  # The first ends the training, the second the closing.
+            training.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert training.wait(timeout=20) != 0
+    assert len(list(output_dir.glob("*.mp4"))) == 1
+    assert not list(output_dir.glob("*.mp4.part"))
