@@ -343,9 +343,9 @@ def test_ctrl_c_while_closing_drops_what_waits_and_leaves_playable_clips(output_
 
 
 RESTING = TRAINING.replace("SyntheticBackend()", "SyntheticBackend(snapshot=True, render_delay_s=0.02)").replace(
-    "gop_s=0.2", "gop_s=0.2, render_duty=0.005"
+    "gop_s=0.2", "gop_s=0.2, render_duty=0.0005"
 )
-"""A rest takes four seconds after each frame, longer than anybody waits for a worker that is to end."""
+"""A rest takes forty seconds after each frame, longer than anybody waits for a worker that is to end."""
 
 
 @contextmanager

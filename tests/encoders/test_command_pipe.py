@@ -12,7 +12,7 @@ import pytest
 
 from stepreel import WorkerError
 from stepreel.encoders.command_pipe import CommandPipe
-from stepreel.encoders.protocol import EndClip, Finish, to_bytes
+from stepreel.encoders.protocol import Command, EndClip, Finish, to_bytes
 
 END = EndClip(clip=1, end_pts=8)
 LONG_S = 60.0
@@ -52,8 +52,8 @@ def never() -> bool:
 
 
 def test_commands_come_in_order_up_to_the_last_word(ends: Ends) -> None:
-    told = [EndClip(clip=number, end_pts=8) for number in range(5)]
-    ends.tell(b"".join(to_bytes(one) for one in (*told, Finish(), END)))
+    told: list[Command] = [EndClip(clip=number, end_pts=8) for number in range(5)]
+    ends.tell(b"".join(to_bytes(one) for one in [*told, Finish(), END]))
     assert list(ends.pipe) == told
 
 
