@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,65 @@ class Episode:
 
 
 KeepRule = Callable[[Episode], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeSettings:
+    """How a clip is encoded: what `RecorderConfig` says, with the frame rate known; see `encode_settings` there.
+
+    Raises:
+        ConfigurationError: a value that can't work, named with its field and with what is allowed.
+    """
+
+    codec: str
+    """An encoder's name in FFmpeg, or "auto"."""
+    preset: str
+    """Of libx264 and libx265; other encoders use their own defaults."""
+    crf: int
+    """0 (best) to 51; other encoders get the nearest setting that they have."""
+    pix_fmt: str
+    gop_s: float
+    """Most video seconds that a crash may take of an open segment."""
+    segment_s: float | None
+    """Video seconds after which a clip goes on in a new segment."""
+    segment_bytes: int | None
+    """Encoded bytes after which a clip goes on in a new segment."""
+    fps: Fraction
+    """Frames a second of video [Hz], see `as_fraction`."""
+    threads: int = 1
+    """Of the encoder; a matter of the machine that encodes."""
+
+    def __post_init__(self) -> None:
+        _check_fields(self, STORED_ENCODE_SETTINGS)
+        if self.fps <= 0:
+            raise _refusal("fps", self.fps, "a fraction above 0")
+        if self.threads < 1:
+            raise _refusal("threads", self.threads, "a whole number, at least 1")
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds of one `pts`."""
+        return 1 / self.fps
+
+    @property
+    def gop_frames(self) -> int:
+        """Distance of keyframes in `pts`: one less than `gop_s`, because a fragment is written one frame late."""
+        return max(1, floor(self.gop_s * self.fps) - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a snapshot file stores: `STORED_ENCODE_SETTINGS`, in JSON types; it has the frame rate apart."""
+        return {name: _to_json(getattr(self, name)) for name in STORED_ENCODE_SETTINGS}
+
+
+STORED_ENCODE_SETTINGS = tuple(one.name for one in fields(EncodeSettings) if one.name not in ("fps", "threads"))
+"""Fields of `EncodeSettings` that are settings of `RecorderConfig` by the same names."""
+
+
+def as_fraction(fps: float) -> Fraction:
+    """Return a frame rate [Hz] as a fraction of small numbers, which a container can hold: 29.97 is 2997/100."""
+    if fps >= 1:
+        return Fraction(fps).limit_denominator(1001)
+    return 1 / (1 / Fraction(fps)).limit_denominator(1001)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +234,7 @@ class RecorderConfig:
     """Raise `RecordingError` from the call after the one in which frames were lost, instead of counting on."""
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            problem = check(getattr(self, name))
-            if problem:
-                raise _refusal(name, getattr(self, name), problem)
+        _check_fields(self, _CHECKS)
         object.__setattr__(self, "output_dir", Path(self.output_dir))
         object.__setattr__(self, "drop_policy", DropPolicy(self.drop_policy))
         object.__setattr__(self, "finish", Finish(self.finish))
@@ -211,6 +269,11 @@ class RecorderConfig:
         """`output_dir` as a `Path`."""
         return Path(self.output_dir)
 
+    def encode_settings(self, *, fps: float) -> EncodeSettings:
+        """Return how clips with `fps` frames a second of video [Hz] are encoded."""
+        given = {name: getattr(self, name) for name in STORED_ENCODE_SETTINGS}
+        return EncodeSettings(**given, fps=as_fraction(fps))
+
     def to_json(self) -> dict[str, Any]:
         """Return the settings in JSON types; a trigger is given by its qualified name."""
         return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
@@ -229,6 +292,14 @@ def check_name(name: object) -> str | None:
     if name[0] in "-." or any(char in "/\\" or not char.isprintable() for char in name):
         return allowed
     return None
+
+
+def _check_fields(settings: object, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        problem = _CHECKS[name](value)
+        if problem:
+            raise _refusal(name, value, problem)
 
 
 def _refusal(name: str, value: object, allowed: str) -> ConfigurationError:

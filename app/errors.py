@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from .clip import DropCause
 
+_MOST_CHARACTERS = 500
+
+
+def describe(exc: BaseException) -> str:
+    """Return an exception as one line of at most 500 characters: `TypeName: text`.
+
+    The name alone where there is no text, or none to be had: a `str()` of somebody else's exception may raise.
+    """
+    name = type(exc).__name__
+    try:
+        text = " ".join(str(exc).split())
+        line = f"{name}: {text}" if text else name
+        # Half of a surrogate pair, such as a file's name that is no text, can be sent and stored nowhere.
+        return line.encode("utf-8", "replace").decode()[:_MOST_CHARACTERS]
+    except BaseException:  # noqa: BLE001 - whatever `str()` raises takes no more than the text.
+        return name[:_MOST_CHARACTERS]
+
 
 class StepreelError(Exception):
     """Base of every error that stepreel raises on purpose."""
@@ -71,13 +88,3 @@ class RecordingError(StepreelError):
 
 class HookError(StepreelError):
     """A hook can't take another clip."""
-
-
-def describe(exc: BaseException) -> str:
-    """Return an exception as one line of at most 500 characters; also one whose `str()` raises."""
-    try:
-        text = " ".join(str(exc).split())
-    except BaseException:  # noqa: BLE001 - somebody else's exception, whatever it does.
-        text = ""
-    name = type(exc).__name__
-    return (f"{name}: {text}" if text else name)[:500]

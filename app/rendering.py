@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from .backends.archives import make_renderer
 from .backends.camera import Camera
 from .clip import Clip, ClipState, FrameCounts, Segment, steps_in, to_ranges
-from .config import RecorderConfig
-from .encoders.codecs import EncodeSettings, as_fraction
+from .config import STORED_ENCODE_SETTINGS, EncodeSettings, RecorderConfig
 from .encoders.segment_writer import ClipWriter
 from .errors import ConfigurationError, OutputError
 from .interfaces import Renderer
 from .storage.folder_lock import FolderLock
 from .storage.manifest import read_manifest, reserve_name, write_manifest
 from .storage.repair import UnmendableError, check_size, rebooked, with_missing
-from .storage.snapshot_file import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX, SnapshotReader
+from .storage.snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader
 
 Progress = Callable[[int, int], None]
 """Called with the frames drawn of a clip, and how many there are to draw."""
@@ -239,20 +238,11 @@ class _Rendering:
 def _encode_settings(reader: SnapshotReader, options: RenderOptions) -> EncodeSettings:
     """Return the settings that a file brings along, checked like any others."""
     stored = dict(reader.about.encoding)
-    unknown = set(stored) - set(ENCODING_SETTINGS)
+    unknown = set(stored) - set(STORED_ENCODE_SETTINGS)
     if unknown:
         raise OutputError(f"the snapshots of {reader.about.clip} name settings that are not known: {sorted(unknown)}")
     config = RecorderConfig(output_dir=".", **{**stored, **({"codec": options.codec} if options.codec else {})})
-    return EncodeSettings(
-        codec=config.codec,
-        preset=config.preset,
-        crf=config.crf,
-        pix_fmt=config.pix_fmt,
-        gop_s=config.gop_s,
-        segment_s=config.segment_s,
-        segment_bytes=config.segment_bytes,
-        fps=as_fraction(reader.about.fps),
-    )
+    return config.encode_settings(fps=reader.about.fps)
 
 
 def _span(clip: Clip, segment: Segment) -> range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,23 @@ def test_names_of_policies_are_taken_for_the_policies() -> None:
 def test_a_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RecorderConfig(output_dir="videos").crf = 3  # type: ignore[misc]
+
+
+def test_encode_settings_are_those_of_the_configuration_with_the_frame_rate_as_a_fraction() -> None:
+    config = RecorderConfig(output_dir="videos", codec="libx264", crf=18, segment_s=2.5)
+    settings = config.encode_settings(fps=29.97)
+    assert (settings.codec, settings.crf, settings.segment_s, settings.fps) == ("libx264", 18, 2.5, Fraction(2997, 100))
+
+
+def test_stored_encode_settings_make_the_same_ones_again() -> None:
+    settings = RecorderConfig(output_dir="videos", preset="slow", segment_bytes=10**6).encode_settings(fps=30.0)
+    stored = settings.to_json()
+    assert sorted(stored) == sorted(("codec", "preset", "crf", "pix_fmt", "gop_s", "segment_s", "segment_bytes"))
+    assert RecorderConfig(output_dir="elsewhere", **stored).encode_settings(fps=30.0) == settings
+
+
+@pytest.mark.parametrize("wrong", [{"crf": 52}, {"gop_s": 0.0}, {"fps": Fraction(0)}, {"threads": 0}])
+def test_encode_settings_that_can_not_be_are_refused_wherever_they_come_from(wrong: dict[str, Any]) -> None:
+    settings = RecorderConfig(output_dir="videos").encode_settings(fps=30.0)
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        dataclasses.replace(settings, **wrong)

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,9 +15,8 @@ import pytest
 
 from stepreel import ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority, consumer
 from stepreel.backends.synthetic import SyntheticBackend, read_step
-from stepreel.encoders.worker_process import WorkerProcess
+from stepreel.encoders.worker_process import WorkerProcess, WorkerSetup
 from stepreel.errors import WorkerError
-from stepreel.frame_pool import FramePool
 
 from .recordings import check_clip, is_balanced, poll_until
 
@@ -202,10 +202,10 @@ def test_a_worker_that_can_not_be_started_gets_no_clips_while_another_one_runs(
 ) -> None:
     started: list[WorkerProcess] = []
 
-    async def start_once(pool: FramePool, environment: Mapping[str, str], training_thread: int) -> WorkerProcess:
+    async def start_once(setup: WorkerSetup) -> WorkerProcess:
         if started:
             raise WorkerError("no more processes")
-        started.append(worker := await start(pool, environment, training_thread))
+        started.append(worker := await start(setup))
         return worker
 
     start = WorkerProcess.start
@@ -340,3 +340,41 @@ def test_ctrl_c_while_closing_drops_what_waits_and_leaves_playable_clips(output_
     with av.open(str(segment)) as container:
         steps = [read_step(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     assert steps == list(range(len(steps)))
+
+
+RESTING = TRAINING.replace("SyntheticBackend()", "SyntheticBackend(snapshot=True, render_delay_s=0.02)").replace(
+    "gop_s=0.2", "gop_s=0.2, render_duty=0.0005"
+)
+"""A rest takes forty seconds after each frame, longer than anybody waits for a worker that is to end."""
+
+
+@contextmanager
+def resting(output_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a training whose worker has drawn a few frames, and rests."""
+    script = RESTING.replace("encoded > 60", "encoded > 0")
+    with subprocess.Popen([sys.executable, "-c", script, output_dir], stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        while "recording" not in training.stdout.readline():
+            pass
+        yield training
+        training.kill()
+
+
+def test_a_worker_that_rests_when_its_parent_is_killed_closes_its_segment(output_dir: Path) -> None:
+    with resting(output_dir) as training:
+        worker = worker_of(psutil.Process(training.pid))
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+        worker.wait(timeout=3)
+    assert len(list(output_dir.glob("*.mp4"))) == 1
+    assert not list(output_dir.glob("*.mp4.part"))
+
+
+def test_a_worker_that_rests_when_closing_is_cancelled_closes_its_segment(output_dir: Path) -> None:
+    with resting(output_dir) as training:
+        for _ in range(2):  # The first ends the training, the second the closing.
+            training.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert training.wait(timeout=20) != 0
+    assert len(list(output_dir.glob("*.mp4"))) == 1
+    assert not list(output_dir.glob("*.mp4.part"))

@@ -10,6 +10,7 @@ import pytest
 
 from stepreel import AsyncRecorder, DropPolicy, Recorder, RecorderClosedError, RecorderConfig, WorkerPriority
 from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.transport.control_bytes import SOMEBODY_WAITS
 from stepreel.frame_pool import FramePool
 
 from .recordings import check_clip, poll_until
@@ -101,6 +102,17 @@ def test_a_worker_that_rests_draws_on_while_training_is_idle(output_dir: Path) -
         poll_until(lambda: recorder.statistics().frames.encoded >= 1)
         with recorder.idle():
             poll_until(lambda: recorder.statistics().frames.encoded >= 5)
+
+
+def test_a_worker_that_rests_draws_on_while_somebody_waits(output_dir: Path) -> None:
+    backend = SyntheticBackend(snapshot=True, render_delay_s=0.05)
+    config = RecorderConfig(output_dir=output_dir, video_length=10, video_interval=0, render_duty=0.0005)
+    with Recorder(config, backend) as recorder:
+        for _ in range(10):
+            recorder.step()
+        poll_until(lambda: recorder.statistics().frames.encoded >= 1)
+        pool_of(recorder)._bytes[SOMEBODY_WAITS] = 1
+        poll_until(lambda: recorder.statistics().frames.encoded >= 5)
 
 
 def test_closing_waits_for_no_rest(output_dir: Path) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
-from math import floor
 
 import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
+from ..config import EncodeSettings as EncodeSettings
+from ..config import as_fraction as as_fraction
 from ..errors import CodecUnavailableError
 
 HARDWARE_ENCODERS = ("h264_nvenc", "h264_qsv", "h264_amf", "h264_videotoolbox")
@@ -34,45 +33,6 @@ _BT709 = 1
 """Primaries, transfer function and matrix of BT.709 have the same number, from ITU-T H.273."""
 _LIMITED_RANGE = 1
 _DEFAULT_CRF = 23
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSettings:
-    """How a clip is encoded; what `RecorderConfig` says, with the frame rate known."""
-
-    codec: str
-    """An encoder's name in FFmpeg, or "auto"."""
-    preset: str
-    """Of libx264 and libx265; other encoders use their own defaults."""
-    crf: int
-    """0 (best) to 51; other encoders get the nearest setting that they have."""
-    pix_fmt: str
-    gop_s: float
-    """Most video seconds that a crash may take of an open segment."""
-    segment_s: float | None
-    """Video seconds after which a clip goes on in a new segment."""
-    segment_bytes: int | None
-    """Encoded bytes after which a clip goes on in a new segment."""
-    fps: Fraction
-    """Frames a second of video [Hz], see `as_fraction`."""
-    threads: int = 1
-
-    @property
-    def time_base(self) -> Fraction:
-        """Seconds of one `pts`."""
-        return 1 / self.fps
-
-    @property
-    def gop_frames(self) -> int:
-        """Distance of keyframes in `pts`: one less than `gop_s`, because a fragment is written one frame late."""
-        return max(1, floor(self.gop_s * self.fps) - 1)
-
-
-def as_fraction(fps: float) -> Fraction:
-    """Return a frame rate [Hz] as a fraction of small numbers, which a container can hold: 29.97 is 2997/100."""
-    if fps >= 1:
-        return Fraction(fps).limit_denominator(1001)
-    return 1 / (1 / Fraction(fps)).limit_denominator(1001)
 
 
 def check_codec_name(name: str) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..clip import Segment
+from ..config import EncodeSettings
 from ..errors import EncodeError
 from ..storage.files import PART_SUFFIX
 from ..storage.segment_container import PartFile, SegmentLabel, encode_error, open_container, publish
-from .codecs import EncodeSettings
 from .segment_writer import SegmentFile
 
 

@@ -15,11 +15,12 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..clip import DropCause, Segment
+from ..config import EncodeSettings
 from ..errors import CodecUnavailableError, EncodeError
 from ..storage.files import PART_SUFFIX, free_nbytes
 from ..storage.segment_container import Packet, Part, PartFile, SegmentLabel, encode_error, open_container, publish
 from ..storage.video_colors import TO_VIDEO_COLORS
-from .codecs import EncodeSettings, choose_codec, configure, encoder_pix_fmt, padded_size
+from .codecs import choose_codec, configure, encoder_pix_fmt, padded_size
 
 
 class ClipWriter:

@@ -6,17 +6,34 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from dataclasses import dataclass, field
 
 import anyio
 
-from ..encoders.protocol import Command, Finish, Message, MessageReader, to_bytes
+from ..encoders.protocol import Command, Finish, Reply, reply_reader, to_bytes
 from ..errors import WorkerError
-from ..transport.shared_memory import SharedMemory
 from .threads import Threads
 
 _READ_NBYTES = 65536
 _DIAGNOSTIC_LINES = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """What a worker is started with."""
+
+    memory_fd: int
+    """Descriptor of the shared memory, which begins with the control bytes."""
+    memory_nbytes: int
+    training_process: int
+    """The process in which training runs, and which the worker stays out of the way of."""
+    training_thread: int
+    """The native identifier of its thread."""
+    cpus: Collection[int] = ()
+    """CPUs that it may use; none given: those that the thread which starts it may use."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it has besides those of this process."""
 
 
 class WorkerProcess:
@@ -37,28 +54,17 @@ class WorkerProcess:
             os.set_blocking(fd, False)
 
     @classmethod
-    async def start(
-        cls,
-        memory: SharedMemory,
-        threads: Threads,
-        *,
-        environment: Mapping[str, str],
-        training_process: int,
-        training_thread: int,
-    ) -> WorkerProcess:
-        """Start a worker that reads captures from `memory`, and stays out of the way of training's thread.
+    async def start(cls, setup: WorkerSetup, threads: Threads) -> WorkerProcess:
+        """Start a worker, which ends soon after this process.
 
         Raises:
             WorkerError: the program can't be started.
         """
-        command, reply, stderr = os.pipe(), os.pipe(), os.pipe()
-        # -P and the caller's own sys.path: the worker imports what the training script would import, and no more.
-        arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
-        arguments += [f"--pool={memory.fd}", f"--pool-nbytes={memory.layout.nbytes}"]
-        arguments += [f"--commands={command[0]}", f"--replies={reply[1]}", f"--parent={os.getpid()}"]
-        arguments += [f"--training-process={training_process}", f"--training-thread={training_thread}"]
+        command = os.pipe()
+        reply = os.pipe()
+        stderr = os.pipe()
         try:
-            popen = await threads.run(_spawn, arguments, environment, (memory.fd, command[0], reply[1]), stderr[1])
+            popen = await threads.run(_spawn, setup, command[0], reply[1], stderr[1])
         except OSError as exc:
             for fd in (command[1], reply[0], stderr[0]):
                 os.close(fd)
@@ -106,13 +112,13 @@ class WorkerProcess:
             except OSError:
                 self._outgoing.clear()  # The end of its replies tells the rest.
 
-    async def replies(self) -> AsyncGenerator[list[Message], None]:
+    async def replies(self) -> AsyncGenerator[list[Reply], None]:
         """Yield what the worker has reported since the last time, until it ends.
 
         Raises:
             WorkerError: the worker broke the protocol.
         """
-        reader = MessageReader()
+        reader = reply_reader()
         while data := await _read(self._reply_fd):
             yield list(reader.feed(data))
 
@@ -153,16 +159,21 @@ class WorkerProcess:
         return status
 
 
-def _spawn(
-    arguments: list[str], environment: Mapping[str, str], pass_fds: tuple[int, ...], stderr_fd: int
-) -> subprocess.Popen[bytes]:
+def _spawn(setup: WorkerSetup, command_fd: int, reply_fd: int, stderr_fd: int) -> subprocess.Popen[bytes]:
+    # -P and the caller's own sys.path: the worker imports what the training script would import, and no more.
+    arguments = [sys.executable, "-P", "-m", "stepreel.encoders.worker"]
+    arguments += [f"--memory={setup.memory_fd}", f"--memory-nbytes={setup.memory_nbytes}"]
+    arguments += [f"--commands={command_fd}", f"--replies={reply_fd}", f"--parent={os.getpid()}"]
+    arguments += [f"--training-process={setup.training_process}", f"--training-thread={setup.training_thread}"]
+    if setup.cpus:
+        arguments += ["--cpus=" + ",".join(map(str, sorted(setup.cpus)))]
     return subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=stderr_fd,
         stderr=stderr_fd,
-        pass_fds=pass_fds,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        pass_fds=(setup.memory_fd, command_fd, reply_fd),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **setup.environment},
         # A Ctrl-C on the terminal is the training process's to answer. Not a session of its own: Linux would then
         # schedule the worker as a group with a full share, whatever its own policy (`sched_autogroup_enabled`).
         process_group=0,

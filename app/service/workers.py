@@ -18,7 +18,7 @@ from .reports import Reports
 from .session_log import SessionLog
 from .threads import Threads
 from .waking import Batching, Notifier
-from .worker_process import WorkerProcess
+from .worker_process import WorkerProcess, WorkerSetup
 from .worker_slot import WorkerSlot
 
 _MOST_BACKOFF_S = 5.0
@@ -60,6 +60,13 @@ class Workers:
         """Called after frames may have left the queue."""
         self._description = description
         self._memory = memory
+        self._setup = WorkerSetup(
+            memory_fd=memory.fd,
+            memory_nbytes=memory.layout.nbytes,
+            training_process=description.training_process,
+            training_thread=description.training_thread,
+            environment=description.environment,
+        )
         self._dispatcher = dispatcher
         self._reports = reports
         self._log = log
@@ -151,13 +158,7 @@ class Workers:
         slot.is_ready, slot.problem = False, None
         slot.opened.clear()
         try:
-            slot.process = await WorkerProcess.start(
-                self._memory,
-                self._threads,
-                environment=self._description.environment,
-                training_process=self._description.training_process,
-                training_thread=self._description.training_thread,
-            )
+            slot.process = await WorkerProcess.start(self._setup, self._threads)
         except WorkerError as exc:
             slot.problem = str(exc)
             self._log.warning("worker.lost", status=None, problem=slot.problem, output="")

@@ -34,8 +34,6 @@ from .files import PART_SUFFIX, open_ordinary, sync_folder
 
 SNAPSHOTS_SUFFIX = ".snapshots.npz"
 SCHEMA = 1
-ENCODING_SETTINGS = ("codec", "preset", "crf", "pix_fmt", "gop_s", "segment_s", "segment_bytes")
-"""Settings of `RecorderConfig` that a file brings along."""
 _MOST_ABOUT_NBYTES = 2**20
 _MOST_NBYTES = 2**32
 """Bytes of a file and of an array in it; more is no snapshot file of ours."""
@@ -60,7 +58,7 @@ class SnapshotsAbout:
     frame_stride: int
     fps: float
     encoding: Mapping[str, Any]
-    """Settings of the encoder, by their names in `RecorderConfig`."""
+    """What `EncodeSettings.to_json` gives."""
     kind: str
     """See `RendererArchive.kind`."""
     settings: Mapping[str, Any]

@@ -11,9 +11,8 @@ import av
 import pytest
 
 import stepreel
+from stepreel.config import EncodeSettings, as_fraction
 from stepreel.encoders.codecs import (
-    EncodeSettings,
-    as_fraction,
     check_codec_name,
     choose_codec,
     encoder_pix_fmt,
@@ -88,7 +87,8 @@ def test_checking_a_name_opens_nothing() -> None:
 def test_probing_writes_nothing_to_the_screen() -> None:
     program = (
         "from fractions import Fraction\n"
-        "from stepreel.encoders.codecs import EncodeSettings, choose_codec\n"
+        "from stepreel.config import EncodeSettings\n"
+        "from stepreel.encoders.codecs import choose_codec\n"
         "choose_codec(EncodeSettings(codec='auto', preset='superfast', crf=23, pix_fmt='yuv420p', gop_s=1.0,"
         " segment_s=None, segment_bytes=None, fps=Fraction(30)), 320, 240)\n"
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stepreel import EncodeError
 from stepreel.backends.synthetic import SyntheticRenderer
-from stepreel.encoders.codecs import EncodeSettings
+from stepreel.config import EncodeSettings
 from stepreel.encoders.packet_ring import PacketRing
 from stepreel.storage.inspection import decode_frames
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import stepreel
 from stepreel.clip import DropCause, Segment
-from stepreel.encoders.codecs import EncodeSettings
+from stepreel.config import EncodeSettings
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import EncodeError
 from stepreel.storage.inspection import decode_frames
@@ -310,7 +310,7 @@ from pathlib import Path
 import numpy as np
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import EncodeError
-from stepreel.encoders.codecs import EncodeSettings
+from stepreel.config import EncodeSettings
 from fractions import Fraction
 
 settings = EncodeSettings(codec="libx264", preset="ultrafast", crf=18, pix_fmt="yuv420p", gop_s=0.5,
