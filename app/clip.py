@@ -163,6 +163,8 @@ class Clip:
     """File name of the segment that is being written, ending in `.part`."""
     snapshots: SnapshotFile | None = None
     """What is kept of frames that were not drawn; they are among those dropped."""
+    ended: str | None = None
+    """How the run ended where it did not close the clip, such as "killed at step 1234"; else None."""
     folder: Path | None = field(default=None, compare=False)
     """Where its files are; None while it is not known. A clip is the same one in another folder."""
 
@@ -195,7 +197,8 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Give out what backends of users have imported from here, and lives beside it now."""
-        interfaces = import_module(".interfaces", __package__)
-        if name.startswith("_") or not hasattr(interfaces, name):
+        # Python asks for `__path__` at each import from here, and `interfaces` would bring numpy along.
+        interfaces = None if name.startswith("_") else import_module(".interfaces", __package__)
+        if interfaces is None or not hasattr(interfaces, name):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(interfaces, name)

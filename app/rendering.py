@@ -22,7 +22,8 @@ from .interfaces import Renderer
 from .storage.folder_lock import FolderLock
 from .storage.manifest import read_manifest, reserve_name, write_manifest
 from .storage.repair import UnmendableError, check_size, rebooked, with_missing
-from .storage.snapshot_file import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX, SnapshotReader
+from .storage.snapshot_file import SnapshotReader
+from .storage.snapshot_format import ENCODING_SETTINGS, SNAPSHOTS_SUFFIX
 
 Progress = Callable[[int, int], None]
 """Called with the frames drawn of a clip, and how many there are to draw."""

@@ -17,7 +17,9 @@ from .ledger import ClipAccount
 from .seats import ClipInWork
 from .session import SessionLog
 from .storage.files import free_nbytes
-from .storage.snapshot_file import ENCODING_SETTINGS, SnapshotsAbout, SnapshotWriter
+from .storage.snapshot_file import archive_members
+from .storage.snapshot_format import ENCODING_SETTINGS, SnapshotsAbout
+from .storage.snapshot_writer import SnapshotWriter
 
 KEPT_CAUSES = (DropCause.NOT_RENDERED, DropCause.RENDER_FAILED, DropCause.WORKER_LOST, DropCause.CLOSED)
 """What keeps a frame from being drawn that can be drawn elsewhere, or another day."""
@@ -75,7 +77,7 @@ class SnapshotKeeper:
         if writer is None:
             return None
         try:
-            return await anyio.to_thread.run_sync(writer.close)
+            return await anyio.to_thread.run_sync(writer.close, None)
         except OutputError as exc:
             writer.abandon()
             self._log.trouble("snapshots.not_kept", kind=type(exc).__name__, clip=account.name, error=str(exc))
@@ -86,7 +88,9 @@ class SnapshotKeeper:
         writer = self._writers.get(clip.index)
         if writer is None:
             writer = self._writers[clip.index] = self._open(clip)
-        writer.append(snapshots)
+        for step, data in snapshots:
+            writer.append(step, data)
+        writer.flush()
 
     def _check_room(self) -> None:
         try:
@@ -110,4 +114,4 @@ class SnapshotKeeper:
             kind=archive.kind,
             settings=archive.settings,
         )
-        return SnapshotWriter(self._folder, about, archive)
+        return SnapshotWriter(self._folder, about, archive_members(archive))

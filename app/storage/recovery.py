@@ -22,7 +22,9 @@ from .remux import salvage
 from .repair import ClipReview, Plan, UnmendableError, clip_of_snapshots, with_snapshots
 from .segment_reader import open_segment
 from .session_files import is_record, is_session_file, session_stems
-from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, measure_snapshots, salvage_snapshots
+from .snapshot_file import SnapshotReader, measure_snapshots
+from .snapshot_format import SNAPSHOTS_SUFFIX
+from .snapshot_writer import repair_snapshots
 
 _ORPHAN_S = 3.0
 """A worker whose training was killed closes its segments first; by then it is gone."""
@@ -249,7 +251,7 @@ class _FolderMending:
         elif self._dry_run:
             if before:
                 self._note_mended(before, f"{file} is to be closed")
-        elif snapshots := salvage_snapshots(self._folder, file):
+        elif snapshots := repair_snapshots(self._folder, file):
             told = f"{file} closed as {snapshots.file}: {snapshots.frames} snapshots, for stepreel render"
             self._list_snapshots(before, snapshots, told)
         else:

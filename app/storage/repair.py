@@ -16,7 +16,7 @@ from .files import PART_SUFFIX
 from .manifest import MAX_STEPS
 from .remux import Tally, measure
 from .segment_reader import ends_before_first_frame
-from .snapshot_file import SnapshotsAbout
+from .snapshot_format import SnapshotsAbout
 
 _REFUND_ORDER = (
     DropCause.NOT_RENDERED,
