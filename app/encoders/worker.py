@@ -31,7 +31,7 @@ from ..frame_pool import TRAINING_IS_IDLE, WORKERS_ARE_RAISED
 from ..interfaces import Renderer
 from ..storage.files import PART_SUFFIX
 from ..storage.folder_lock import FolderLock
-from ..storage.remux import salvage
+from ..storage.remux import remux as salvage
 from .codecs import EncodeSettings, as_fraction, choose_codec
 from .cpus import TrainingApart
 from .packet_ring import PacketRing

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..clip import SnapshotFile
 from ..errors import OutputError
 from ..interfaces import RendererArchive
-from .files import open_ordinary
-from .snapshot_format import ABOUT, about_from_npy, step_of
+from .files import open_ordinary, refuse_link
+from .snapshot_format import ABOUT, SNAPSHOTS_SUFFIX, about_from_npy, step_of
 
 _MOST_NBYTES = 2**32
 """Bytes of an array in a file; more is no snapshot file of ours."""
@@ -100,6 +100,16 @@ class SnapshotReader:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > _MOST_NBYTES:
             raise ValueError(f"{name} is compressed, or larger than {_MOST_NBYTES} bytes")
         return self._zip.read(member)
+
+
+def remove_snapshots(folder: Path, clip: str) -> None:
+    """Remove the closed snapshot file of a clip. Raises `OutputError` where it can't be removed, or is a link."""
+    path = folder / f"{clip}{SNAPSHOTS_SUFFIX}"
+    try:
+        refuse_link(path)
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(f"{path} can't be removed: {exc.strerror or exc}") from exc
 
 
 def measure_snapshots(path: Path) -> SnapshotFile:

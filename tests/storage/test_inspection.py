@@ -223,7 +223,7 @@ def test_a_video_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
     assert line.endswith("its video is of no kind that can be decoded")
     with pytest.raises(OutputError, match="no kind that can be decoded"):
         list(decode_frames(path))
-    assert recover(tmp_path).mended == ()
+    assert recover(tmp_path).repaired == ()
 
 
 def test_files_of_others_are_no_difference(tmp_path: Path) -> None:

@@ -462,7 +462,7 @@ def test_a_prefix_is_no_pattern(tmp_path: Path, add_clip: Callable[..., None]) -
         ("a.000.json", False),
         ("a-2.mp4", False),
         ("ab.mp4", False),
-        ("a.mp4.part.salvage", False),
+        ("a.mp4.part.draft", False),
         ("a.mp4\n", False),
     ],
 )
