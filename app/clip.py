@@ -197,7 +197,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Give out what backends of users have imported from here, and lives beside it now."""
-        # Python asks for `__path__` at each import from here, and `interfaces` would bring numpy along.
+        # Python itself asks for `__path__`; loading numpy for that would make every program pay for it.
         interfaces = None if name.startswith("_") else import_module(".interfaces", __package__)
         if interfaces is None or not hasattr(interfaces, name):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

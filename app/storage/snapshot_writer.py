@@ -19,7 +19,6 @@ from .snapshot_format import (
     MOST_MEMBER_NBYTES,
     SNAPSHOTS_SUFFIX,
     Member,
-    SnapshotsAbout,
     about_from_npy,
     about_to_npy,
     is_beginning,
@@ -27,6 +26,7 @@ from .snapshot_format import (
     step_of,
     whole_members,
 )
+from .snapshot_format import SnapshotsAbout as SnapshotsAbout
 
 _FLUSH_NBYTES = 4 * 2**20
 """Appended bytes that are handed to the kernel without being asked to."""

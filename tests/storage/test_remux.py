@@ -218,3 +218,26 @@ def test_a_killed_worker_costs_at_most_a_second(tmp_path: Path, lines: int) -> N
     assert steps == list(range(len(steps)))
     assert written + 1 - len(steps) <= 30
     assert not [file for file in os.listdir(tmp_path) if not file.endswith(".mp4")]
+
+
+def test_a_link_in_the_place_of_a_file_is_neither_followed_nor_replaced(tmp_path: Path, part_bytes: bytes) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / PART).write_bytes(part_bytes)
+    (outside / "draft").write_bytes(b"somebody's")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / PART).write_bytes(part_bytes)
+    (folder / FINAL).symlink_to(outside / "nowhere")
+    with pytest.raises(EncodeError, match="links are not followed"):
+        remux(folder, PART, FINAL)
+    assert (folder / FINAL).is_symlink()
+    (folder / FINAL).unlink()
+    (folder / f"{PART}.draft").symlink_to(outside / "draft")
+    assert remux(folder, PART, FINAL)
+    (folder / PART).symlink_to(outside / PART)
+    with pytest.raises(EncodeError, match="links are not followed"):
+        remux(folder, PART, "other.mp4")
+    assert (outside / PART).read_bytes() == part_bytes
+    assert (outside / "draft").read_bytes() == b"somebody's"
+    assert sorted(os.listdir(folder)) == sorted([FINAL, PART])
