@@ -43,7 +43,12 @@ def finish_clips(recovery: Recovery, *, progress: Progress | None = None) -> Rec
         except (BackendError, ConfigurationError, EncodeError, OutputError) as exc:
             undrawn.append(f"{name}: its snapshots can't be drawn here: {exc}; {_elsewhere(folder)}")
             continue
-        undrawn += _left(folder, rendered)
+        undrawn += [f"{name}: {failure}; {_elsewhere(folder)}" for failure in rendered.failures]
+        if rendered.left and (rendered.drawn or name in repaired):
+            undrawn.append(
+                f"{name}: {rendered.left} snapshots are of steps between frames of a closed segment, where no room "
+                "is: stepreel render with another size and --save-as draws a clip of its own from all of them"
+            )
         if rendered.clip != before:
             sound_count -= name not in repaired
             earlier = repaired[name].actions if name in repaired else ()
@@ -74,17 +79,6 @@ def _actions(before: Clip, rendered: RenderedClip) -> Iterator[str]:
         yield f"{before.snapshots.file} removed: nothing in it is missing"
     if rendered.clip.state is not before.state:
         yield f"state: {before.state} -> {rendered.clip.state}"
-
-
-def _left(folder: Path, rendered: RenderedClip) -> Iterator[str]:
-    name = rendered.clip.name
-    for failure in rendered.failures:
-        yield f"{name}: {failure}; {_elsewhere(folder)}"
-    if rendered.left:
-        yield (
-            f"{name}: {rendered.left} snapshots are of steps between frames of a closed segment, where no room is: "
-            f"draw a clip of its own from all of them with stepreel render --width ... --save-as ..."
-        )
 
 
 def _elsewhere(folder: Path) -> str:

@@ -161,6 +161,8 @@ def test_a_snapshot_between_frames_of_a_closed_segment_stays(output_dir: Path) -
     assert clip.snapshots
     with SnapshotReader(output_dir / clip.snapshots.file) as reader:
         assert 10 in reader.steps
+    again = recover(output_dir)
+    assert (again.exit_code, again.stderr) == (0, ""), "it was said, and is no news"
 
 
 class WithoutDisplay(SyntheticRenderer):

@@ -36,11 +36,6 @@ _MOST_RANGES_BY_CAUSE = 100_000
 MAX_STEPS = 4_000_000
 """A manifest with more is damaged: this would be more than a day of video."""
 _MAX_WHOLE = 2**53
-_CLIP_FILE = re.compile(
-    rf"(?P<stem>.+?)(\.json|(?P<number>\.\d{{3,}})?\.mp4({re.escape(PART_SUFFIX)})?"
-    rf"|{re.escape(SNAPSHOTS_SUFFIX)}({re.escape(PART_SUFFIX)})?)",
-    re.ASCII | re.DOTALL,
-)
 
 
 def write_manifest(folder: Path, clip: Clip) -> None:
@@ -163,10 +158,17 @@ def files_of(folder: Path, name: str, entries: Collection[str]) -> list[str]:
 
 
 def _possible_owners(file_name: str) -> tuple[str, ...]:
-    match = _CLIP_FILE.fullmatch(file_name)
-    if match is None:
-        return ()
-    return (match["stem"], match["stem"] + match["number"]) if match["number"] else (match["stem"],)
+    if file_name.endswith(".json"):
+        names: tuple[str, ...] = (file_name.removesuffix(".json"),)
+    elif (stem := file_name.removesuffix(PART_SUFFIX)).endswith(SNAPSHOTS_SUFFIX):
+        names = (stem.removesuffix(SNAPSHOTS_SUFFIX),)
+    elif stem.endswith(".mp4"):
+        shorter, _, number = stem.removesuffix(".mp4").rpartition(".")
+        is_numbered = len(number) >= 3 and number.isascii() and number.isdecimal()
+        names = (shorter, f"{shorter}.{number}") if is_numbered and shorter else (stem.removesuffix(".mp4"),)
+    else:
+        names = ()
+    return names if all(names) else ()
 
 
 def _owner(folder: Path, entry: str, entries: Collection[str]) -> str | None:

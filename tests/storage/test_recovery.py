@@ -491,6 +491,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     before = contents(outside)
     recovery = recover(folder)
     assert contents(outside) == before
+    assert (folder / ".session.json.5").is_symlink()
     assert any("links are not followed" in problem for problem in recovery.problems)
     assert steps_of(folder) == STEPS[:KEPT]
     inspect(folder)
