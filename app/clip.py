@@ -163,6 +163,8 @@ class Clip:
     """File name of the segment that is being written, ending in `.part`."""
     snapshots: SnapshotFile | None = None
     """What is kept of frames that were not drawn; they are among those dropped."""
+    ended: str | None = None
+    """How the run ended where it did not close the clip, such as "killed at step 1234"; else None."""
     folder: Path | None = field(default=None, compare=False)
     """Where its files are; None while it is not known. A clip is the same one in another folder."""
 

@@ -16,12 +16,13 @@ from .backends.camera import Camera
 from .clip import Clip, ClipState, FrameCounts, Segment, steps_in, to_ranges
 from .config import STORED_ENCODE_SETTINGS, EncodeSettings, RecorderConfig
 from .encoders.segment_writer import ClipWriter
-from .errors import ConfigurationError, OutputError
+from .errors import ConfigurationError, OutputError, RendererUnavailableError, StepreelError
 from .interfaces import Renderer
 from .storage.folder_lock import FolderLock
 from .storage.manifest import read_manifest, reserve_name, write_manifest
-from .storage.repair import UnmendableError, check_size, rebooked, with_missing
-from .storage.snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader
+from .storage.repair import UnrepairableError, check_size, rebooked, with_missing
+from .storage.snapshot_file import SnapshotReader, remove_snapshots
+from .storage.snapshot_format import SNAPSHOTS_SUFFIX
 
 Progress = Callable[[int, int], None]
 """Called with the frames drawn of a clip, and how many there are to draw."""
@@ -102,14 +103,38 @@ def render_clip(
         raise ConfigurationError(
             f"save_as: got {save_as!r}; allowed: a name where camera or size are another, else None"
         )
+    with _opened_snapshots(folder, name) as (before, reader):
+        rendering = _Rendering(folder, before, reader, options, progress)
+        return rendering.into_new_clip(save_as) if save_as else rendering.into_gaps()
+
+
+def finish_clip(folder: Path, name: str, *, progress: Progress | None = None) -> RenderedClip:
+    """Draw what a clip lacks, as `render_clip` does, and remove its snapshots once none of them is of use any more.
+
+    Raises:
+        OutputError, BackendError, EncodeError: as `render_clip`.
+    """
+    with _opened_snapshots(folder, name) as (before, reader):
+        rendered = _Rendering(folder, before, reader, RenderOptions(), progress).into_gaps()
+        missing = steps_in(rendered.clip.missing_steps, before.frame_stride)
+        if not missing.isdisjoint(reader.steps) or not rendered.clip.frames.encoded:
+            return rendered
+        clip = replace(rendered.clip, snapshots=None)
+        write_manifest(folder, clip)  # First, so that it never lists a file that is gone.
+        remove_snapshots(folder, name)
+        return replace(rendered, clip=clip)
+
+
+@contextmanager
+def _opened_snapshots(folder: Path, name: str) -> Iterator[tuple[Clip, SnapshotReader]]:
+    """Keep everybody else from the folder, and yield a clip and its snapshots."""
     lock = FolderLock.claim(folder, timeout_s=0.0)
     if lock is None:
         raise OutputError(f"{folder} is being recorded into; render when that has ended")
     try:
         before = read_manifest(folder / f"{name}.json")
         with SnapshotReader(folder / f"{name}{SNAPSHOTS_SUFFIX}") as reader:
-            rendering = _Rendering(folder, before, reader, options, progress)
-            return rendering.into_new_clip(save_as) if save_as else rendering.into_gaps()
+            yield before, reader
     finally:
         lock.release()
 
@@ -119,12 +144,12 @@ class _Rendering:
         self, folder: Path, before: Clip, reader: SnapshotReader, options: RenderOptions, progress: Progress | None
     ) -> None:
         if before.state is ClipState.RECORDING:
-            raise OutputError(f"{before.name} was not closed; stepreel recover mends it")
+            raise OutputError(f"{before.name} was not closed; stepreel recover repairs it")
         if reader.about.clip != before.name or reader.about.frame_stride != before.frame_stride:
             raise OutputError(f"the snapshots beside {before.name}.json are those of {reader.about.clip!r}")
         try:
             check_size(before)
-        except UnmendableError as exc:
+        except UnrepairableError as exc:
             raise OutputError(str(exc)) from exc
         self._folder = folder
         self._before = before
@@ -180,10 +205,15 @@ class _Rendering:
     def _opened(self) -> Iterator[Renderer]:
         """Yield the renderer, open, and close it afterwards."""
         options = self._options
-        renderer = make_renderer(
-            self._reader.archive(), camera=options.camera, width=options.width, height=options.height
-        )
-        renderer.open()
+        try:
+            renderer = make_renderer(
+                self._reader.archive(), camera=options.camera, width=options.width, height=options.height
+            )
+            renderer.open()
+        except StepreelError:
+            raise
+        except Exception as exc:  # A library is missing, or whatever a graphics driver raises.
+            raise RendererUnavailableError(f"nothing here draws these snapshots: {exc}") from exc
         try:
             yield renderer
         finally:
@@ -220,7 +250,7 @@ class _Rendering:
             codec=self._codec,
             width=self._size[0],
             height=self._size[1],
-            state=ClipState.INCOMPLETE if dropped else ClipState.COMPLETE,
+            state=_state(before, dropped),
         )
 
     def _draw(self, renderer: Renderer, step: int) -> NDArray[np.uint8] | None:
@@ -233,6 +263,12 @@ class _Rendering:
         except Exception as exc:  # noqa: BLE001 - whatever a renderer raises costs this frame.
             self._failures.setdefault(type(exc).__name__, f"step {step}: {type(exc).__name__}: {exc}")
             return None
+
+
+def _state(before: Clip, dropped: int) -> ClipState:
+    if before.state is ClipState.RECOVERED or before.end_step is None:
+        return ClipState.RECOVERED  # It was cut short: more may have been asked for than is known.
+    return ClipState.INCOMPLETE if dropped else ClipState.COMPLETE
 
 
 def _encode_settings(reader: SnapshotReader, options: RenderOptions) -> EncodeSettings:

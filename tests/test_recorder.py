@@ -720,7 +720,7 @@ def test_a_disk_below_its_floor_records_nothing_and_training_goes_on(output_dir:
     assert list(output_dir.glob("*.mp4*")) == []
 
 
-def test_what_is_being_recorded_is_not_mended(output_dir: Path) -> None:
+def test_what_is_being_recorded_is_not_repaired(output_dir: Path) -> None:
     config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=0)
     with Recorder(config, SyntheticBackend()) as recorder:
         for _ in range(10):

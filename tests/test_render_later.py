@@ -204,8 +204,8 @@ def test_recover_closes_what_a_killed_run_kept(output_dir: Path, tmp_path: Path,
     process.kill()
     process.communicate(timeout=30)
     os.truncate(part, part.stat().st_size - cut)
-    mended = recover(output_dir)
-    assert mended.problems == ()
+    repaired = recover(output_dir)
+    assert repaired.problems == ()
     clip = read_manifest(output_dir / "rl-video-step-0.json")
     assert clip.state is ClipState.UNRENDERED
     assert clip.snapshots
@@ -217,7 +217,7 @@ def test_recover_closes_what_a_killed_run_kept(output_dir: Path, tmp_path: Path,
     rendered = render_clip(output_dir, clip.name)
     assert rendered.drawn == clip.snapshots.frames
     check_clip(output_dir, rendered.clip)
-    assert recover(output_dir).mended == ()
+    assert recover(output_dir).repaired == ()
 
 
 def has_steps(part: Path, count: int) -> bool:
@@ -235,9 +235,9 @@ def test_recover_takes_no_snapshot_whose_size_was_not_filled_in_yet(output_dir: 
     part.write_bytes(data[: data.index(b"PK\x01\x02")] + begun)
     closed.unlink()
     (output_dir / f"{clip.name}.json").write_bytes(b"")
-    (mended,) = recover(output_dir).mended
-    assert mended.clip.snapshots
-    assert mended.clip.snapshots.frames == 20
+    (repaired,) = recover(output_dir).repaired
+    assert repaired.clip.snapshots
+    assert repaired.clip.snapshots.frames == 20
     with SnapshotReader(closed) as reader:
         assert reader.steps == list(range(20))
 
@@ -251,11 +251,11 @@ def test_recover_lists_snapshots_that_no_manifest_tells_of_yet(output_dir: Path)
     for name in (f"{file.name}.part", file.name):
         file.rename(output_dir / name)
         manifest.write_bytes(b"")
-        (mended,) = recover(output_dir).mended
-        assert mended.clip.state is ClipState.UNRENDERED
-        assert mended.clip.missing_steps == ((0, 19),)
+        (repaired,) = recover(output_dir).repaired
+        assert repaired.clip.state is ClipState.UNRENDERED
+        assert repaired.clip.missing_steps == ((0, 19),)
         assert read_manifest(manifest).snapshots == clip.snapshots
-        assert recover(output_dir).mended == ()
+        assert recover(output_dir).repaired == ()
     assert render_clip(output_dir, clip.name).drawn == 20
 
 

@@ -1,8 +1,9 @@
-"""`stepreel recover`: mends what a killed training run left."""
+"""`stepreel recover`: repairs what a killed training run left."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +16,14 @@ from rich.text import Text
 
 from .clip_table import dropped_by_cause
 from .printable import printable
+from .render import prepare_device
 
 if TYPE_CHECKING:
-    from ..storage.recovery import MendedClip, Recovery
+    from ..storage.recovery import Recovery, RepairedClip
 
 _PIPE_WIDTH = 200
 """Columns of the table where nobody says how wide the screen is."""
-_NOT_MENDED = 1
+_NOT_REPAIRED = 1
 _FRAMES_LOST = 3
 
 
@@ -29,23 +31,31 @@ _FRAMES_LOST = 3
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be repaired, and change nothing.")
+@click.option("--no-draw", is_flag=True, help="Leave snapshots as they are, for stepreel render.")
+@click.option("--device", default="cpu", show_default=True, help="Where to draw: cpu, cuda or cuda:<n>.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each folder, one a line.")
 @click.pass_context
-def recover(ctx: click.Context, folders: tuple[Path, ...], *, dry_run: bool, as_json: bool) -> None:
-    """Mend what a killed training run left in its output folders.
+def recover(
+    ctx: click.Context, folders: tuple[Path, ...], *, dry_run: bool, no_draw: bool, device: str, as_json: bool
+) -> None:
+    """Repair what a killed training run left in its output folders.
 
-    Segments left open are closed, and every clip's manifest says afterwards what there is. A folder that is still
-    recorded into is left alone. Nothing that holds a picture is deleted, and a second call changes nothing.
+    Segments left open are closed, every clip's manifest says afterwards what there is, and frames of which there are
+    snapshots are drawn. A folder that is still recorded into is left alone. Nothing that holds a picture is deleted,
+    and a second call changes nothing.
 
-    Exit 0: all is well, or mended without a frame lost, or still being recorded. 3: mended, and a mended clip lacks
-    frames or was cut short. 1: something can't be mended, and says why; the rest was.
+    Exit 0: all is well, or repaired without a frame lost, or still being recorded. 3: repaired, and a repaired clip
+    lacks frames or was cut short, or snapshots can't be drawn here. 1: something can't be repaired, and says why; the
+    rest was.
     """
     from ..storage.recovery import recover as recover_clips
 
     recoveries = []
     for folder in folders:
         recovery = recover_clips(folder, dry_run=dry_run)
+        if not (dry_run or no_draw):
+            recovery = _drawn(recovery, device)
         recoveries.append(recovery)
         if as_json:
             click.echo(json.dumps(_to_json(recovery)))
@@ -54,22 +64,33 @@ def recover(ctx: click.Context, folders: tuple[Path, ...], *, dry_run: bool, as_
     ctx.exit(_status(recoveries))
 
 
+def _drawn(recovery: Recovery, device: str) -> Recovery:
+    """Draw what is left to be drawn; only where there is any does it take what draws."""
+    if not any(name.endswith(".snapshots.npz") for name in os.listdir(recovery.folder)):
+        return recovery
+    from ..finishing_clips import finish_clips
+
+    prepare_device(device)
+    return finish_clips(recovery)
+
+
 def _status(recoveries: Iterable[Recovery]) -> int:
     recoveries = tuple(recoveries)
     if any(recovery.problems for recovery in recoveries):
-        return _NOT_MENDED
-    return _FRAMES_LOST if any(not clip.is_whole for recovery in recoveries for clip in recovery.mended) else 0
+        return _NOT_REPAIRED
+    is_whole = all(clip.is_whole for recovery in recoveries for clip in recovery.repaired)
+    return 0 if is_whole and not any(recovery.undrawn for recovery in recoveries) else _FRAMES_LOST
 
 
 def _print(recovery: Recovery, *, dry_run: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
-    if recovery.mended:
-        console.print(_table(recovery.mended))
+    if recovery.repaired:
+        console.print(_table(recovery.repaired))
     for name in recovery.removed:
         console.print(Text(printable(f"{name}: held nothing, removed")))
-    for problem in recovery.problems:
+    for problem in (*recovery.problems, *recovery.undrawn):
         click.echo(printable(problem), err=True)
     console.print(Text(printable(f"{recovery.folder}: {_outcome(recovery, dry_run=dry_run)}")))
 
@@ -77,18 +98,19 @@ def _print(recovery: Recovery, *, dry_run: bool) -> None:
 def _outcome(recovery: Recovery, *, dry_run: bool) -> str:
     if recovery.is_recording:
         return "still being recorded, left alone"
-    clips = len(recovery.mended) + recovery.sound_count
-    line = f"{clips} {'clip' if clips == 1 else 'clips'}, {len(recovery.mended)} {'to mend' if dry_run else 'mended'}"
+    clips = len(recovery.repaired) + recovery.sound_count
+    done = "to repair" if dry_run else "repaired"
+    line = f"{clips} {'clip' if clips == 1 else 'clips'}, {len(recovery.repaired)} {done}"
     return f"{line}, {len(recovery.problems)} left as they are" if recovery.problems else line
 
 
-def _table(mended: Iterable[MendedClip]) -> Table:
+def _table(repaired: Iterable[RepairedClip]) -> Table:
     table = Table("clip", "state", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     table.add_column("frames", justify="right")
     table.add_column("dropped")
     table.add_column("what was done", overflow="fold")
-    for one in mended:
+    for one in repaired:
         clip = one.clip
         cells = (clip.name, clip.state, str(clip.frames.encoded), dropped_by_cause(clip.frames))
         table.add_row(*(Text(printable(cell)) for cell in (*cells, "; ".join(one.actions))))
@@ -112,8 +134,9 @@ def _to_json(recovery: Recovery) -> dict[str, Any]:
                 "segments": [asdict(segment) for segment in one.clip.segments],
                 "actions": one.actions,
             }
-            for one in recovery.mended
+            for one in recovery.repaired
         ],
         "removed": recovery.removed,
         "problems": recovery.problems,
+        "undrawn": recovery.undrawn,
     }

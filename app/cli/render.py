@@ -56,7 +56,7 @@ def render(
     """
     from ..rendering import RenderOptions, clips_to_render
 
-    _prepare(device)
+    prepare_device(device)
     options = RenderOptions(camera=_camera(eye, lookat, fov), width=width, height=height, codec=codec)
     if options.gives_other_pictures and save_as is None:
         save_as = "camera" if options.camera else "size"
@@ -76,7 +76,7 @@ def _camera(eye: _Point | None, lookat: _Point | None, fov: float | None) -> Cam
     return Camera(eye=eye or default.eye, lookat=lookat or default.lookat, fov=fov or default.fov)
 
 
-def _prepare(device: str) -> None:
+def prepare_device(device: str) -> None:
     """Have OpenGL and CUDA find the device; both look at the environment when they are first used."""
     from ..backends.render_device import choose_render_device
 

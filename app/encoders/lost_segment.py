@@ -9,7 +9,7 @@ from pathlib import Path
 from ..clip import DropCause
 from ..errors import EncodeError, describe
 from ..storage.files import PART_SUFFIX
-from ..storage.remux import salvage as remux
+from ..storage.remux import remux
 from .protocol import Remux, Remuxed, Reply, SegmentLost
 
 

@@ -229,6 +229,7 @@ def _facts(found: FoundClip, index: FolderIndex) -> str:
     lines += [f"{clip.width}\u00d7{clip.height}"] if clip.width and clip.height else []
     lines.append(size(found.nbytes))
     lines += [f"stream {attribute(clip.stream)}"] if clip.stream not in ("", "default") else []
+    lines += [attribute(clip.ended)] if clip.ended else []
     return (
         f'<div class="head"><h3>{name}</h3><span class="state {clip.state.value}">{state}</span></div>'
         f'<p class="meta">{_DOT.join(lines)}</p>{_drops(clip)}{_links(found)}'

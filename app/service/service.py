@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from ..config import DropPolicy, Finish
 from ..errors import OutputError, WorkerError, describe
-from ..storage.files import write_and_replace
+from ..storage.files import write_whole
 from ..storage.folder_lock import FolderLock
 from ..transport.messages import (
     Close,
@@ -311,7 +311,7 @@ class RecordingService:
                 left = parts.recording.frames_left
                 text = f'{{"frames_left": {left}, "clips_left": {len(parts.recording.works)}}}\n'
                 with suppress(OSError):
-                    await parts.threads.run(write_and_replace, path, text.encode())
+                    await parts.threads.run(write_whole, path, text.encode())
                 await anyio.sleep(_STATUS_S)
         finally:
             with suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from ..errors import describe
-from ..storage.files import write_and_replace
+from ..storage.files import write_whole
 from ..storage.step_times import SCHEMA, step_times_file
 from .session_log import SessionLog, now_iso
 from .threads import Threads
@@ -70,6 +70,6 @@ class StepLog:
             f'"samples": [{", ".join(self._samples)}]}}\n'
         )
         try:
-            await self._threads.run(write_and_replace, self._path, text.encode())
+            await self._threads.run(write_whole, self._path, text.encode())
         except OSError as exc:
             self._log.trouble("pace.not_written", kind=type(exc).__name__, error=describe(exc))

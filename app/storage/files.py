@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
 PART_SUFFIX = ".part"
 """Ends the name of a segment or manifest that is not whole yet."""
+DRAFT_SUFFIX = ".draft"
+"""Ends the name of a file that is written anew from another; whatever bears it may be deleted."""
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""How to open a file that must not be there yet; also where a link of its name points nowhere."""
 
 
 def open_ordinary(path: Path) -> BufferedReader:
@@ -35,19 +40,54 @@ def open_ordinary(path: Path) -> BufferedReader:
 
 
 def write_whole(path: str, data: bytes) -> None:
-    """Write a new file and bring it to the disk, in place of what lies there already; never through a link.
+    """Write a new file and bring it to the disk, in place of an ordinary file that lies there already.
 
     Few calls and no buffer: training waits for the GIL that this is done with.
 
     Raises:
-        OSError: it can't be written; a part of it may be there.
+        OSError: it can't be written, or a link lies there; a part of it may be there.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        fd = os.open(path, flags, 0o666)
+        fd = os.open(path, NEW_FILE, 0o666)
     except FileExistsError:
+        refuse_link(path)
         os.unlink(path)
-        fd = os.open(path, flags, 0o666)
+        fd = os.open(path, NEW_FILE, 0o666)
+    _fill(fd, data)
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """Write a file in place of the one before, whole or not at all, and bring it and its name to the disk.
+
+    Whatever lies where its draft goes, `<name>.part`, is taken away; a link is so itself, not what it points to.
+
+    Raises:
+        OSError: it can't be written, or a link lies there; the one before is still there.
+    """
+    draft = f"{path}{PART_SUFFIX}"
+    try:
+        try:
+            fd = os.open(draft, NEW_FILE, 0o666)
+        except FileExistsError:
+            os.unlink(draft)
+            fd = os.open(draft, NEW_FILE, 0o666)
+        _fill(fd, data)
+        refuse_link(path)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    sync_folder(path.parent)
+
+
+def refuse_link(path: str | Path) -> None:
+    """Raise `OSError` where a link lies at `path`: somebody put it there, and it is neither followed nor replaced."""
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
+
+
+def _fill(fd: int, data: bytes) -> None:
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -88,18 +128,3 @@ def open_appending(path: Path) -> BufferedRandom:
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     return open(os.open(path, flags, 0o666), "ab+")
-
-
-def write_and_replace(path: Path, data: bytes) -> None:
-    """Replace a file by `data`, whole or not at all; a link of its name is replaced, not followed.
-
-    Raises:
-        OSError: it can't be written; the one before is still there.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_whole(str(draft), data)
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise

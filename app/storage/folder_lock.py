@@ -23,7 +23,7 @@ _held: WeakSet[FolderLock] = WeakSet()
 
 
 class FolderLock:
-    """A lock on an output folder, shared by all who record into it, or held by one who mends it.
+    """A lock on an output folder, shared by all who record into it, or held by one who repairs it.
 
     A process that was forked from the holder does not hold it, nor does a program that it starts. Also told to other
     machines where the file system is a network one that passes locks on.
@@ -38,19 +38,19 @@ class FolderLock:
 
     @classmethod
     def share(cls, folder: Path, *, timeout_s: float = 10.0) -> FolderLock:
-        """Lock a folder to record into it. Blocks while it is being mended, at most `timeout_s`.
+        """Lock a folder to record into it. Blocks while it is being repaired, at most `timeout_s`.
 
         Where the file system has no locks nothing is locked, and `is_held` says so.
 
         Raises:
-            OutputError: the folder is still being mended, or can't be written.
+            OutputError: the folder is still being repaired, or can't be written.
         """
         path = folder / LOCK_FILE
         is_shared, fd = is_recorded_into(folder), None
         try:
             fd = _acquire(path, fcntl.LOCK_SH, timeout_s)
         except BlockingIOError as exc:
-            raise OutputError(f"{folder} is being mended by `stepreel recover`; wait for its end") from exc
+            raise OutputError(f"{folder} is being repaired by `stepreel recover`; wait for its end") from exc
         except OSError as exc:
             if exc.errno not in _UNSUPPORTED:
                 raise OutputError(f"{path} can't be made: {exc.strerror or exc}") from exc
@@ -63,7 +63,7 @@ class FolderLock:
         Where the file system has no locks, or may not be written, nothing is locked, and `is_held` says so.
 
         Returns:
-            None where the folder is still recorded into, or mended by another.
+            None where the folder is still recorded into, or repaired by another.
 
         Raises:
             OutputError: the folder can't be read.

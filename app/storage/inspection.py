@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..clip import Clip, ClipState, FrameCounts, Segment, SnapshotFile, steps_in
 from ..errors import OutputError
 from .files import PART_SUFFIX
-from .manifest import MAX_STEPS, is_file_of, read_manifest
+from .manifest import MAX_STEPS, files_of, is_file_of, read_manifest
 from .segment_container import SegmentLabel
 from .segment_reader import SegmentReader, open_segment
 from .session_files import is_record
@@ -254,7 +254,7 @@ def _orphan_lines(path: Path) -> list[str]:
 def _inspect_manifest(path: Path, entries: list[str] | None = None) -> Inspection:
     folder, name = path.parent, path.name.removesuffix(".json")
     entries = _list(folder) if entries is None else entries
-    files = [entry for entry in entries if is_file_of(name, entry) and entry != path.name]
+    files = [entry for entry in files_of(folder, name, entries) if entry != path.name]
     try:
         clip = read_manifest(path)
     except OutputError as exc:
@@ -283,6 +283,8 @@ class _Review:
         self._steps([step for decoded in found for step in decoded.steps])
         self._counts()
         self._open_segment()
+        if self._clip.ended:
+            self._notes(f"its run did not close it: {self._clip.ended}")
         listed = {segment.file for segment in self._clip.segments} | {self._clip.open_segment}
         if self._clip.snapshots:
             listed.add(self._clip.snapshots.file)

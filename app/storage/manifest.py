@@ -1,29 +1,36 @@
-"""A clip's manifest: what was asked for, what became of it, and in which files it is."""
+"""A clip's manifest: what was asked for, what became of it, and in which files it is.
+
+Imported by the recording service too, so without numpy and FFmpeg.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
 
 from ..clip import Clip, ClipState, DropCause, FrameCounts, Ranges, Segment, SnapshotFile
 from ..config import check_name
 from ..errors import OutputError
-from .files import PART_SUFFIX, open_ordinary, sync_folder, write_whole
+from .files import PART_SUFFIX, open_ordinary, replace_whole
+from .segment_label import labelled_clip
 from .session_files import is_record
-from .snapshot_file import SNAPSHOTS_SUFFIX
+from .snapshot_format import SNAPSHOTS_SUFFIX
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 8 * 2**20
-"""A larger file is no manifest: parsed, it may take 33 times as much memory. A clip of 200,000 frames that lacks every
-second one has 1.8 MB, and hardly anything takes more than that."""
+"""A larger file is no manifest: a clip of 200,000 frames that lacks every second one has 1.8 MB, and hardly anything
+takes more than that."""
 _MOST_RANGES_BY_CAUSE = 100_000
 """With more, a manifest could be too large to be read again."""
 MAX_STEPS = 4_000_000
@@ -38,17 +45,12 @@ def write_manifest(folder: Path, clip: Clip) -> None:
     decided so far.
 
     Raises:
-        OutputError: the file can't be written; the one before is still there.
+        OutputError: the file can't be written, or is a link; the one before is still there.
     """
-    path = f"{folder}/{clip.name}.json"
-    draft = path + PART_SUFFIX
+    path = folder / f"{clip.name}.json"
     try:
-        write_whole(draft, _to_text(_to_json(clip)).encode())
-        os.replace(draft, path)
-        sync_folder(folder)
+        replace_whole(path, _to_text(msgspec.to_builtins(_to_manifest(clip))).encode())
     except OSError as exc:
-        with suppress(OSError):
-            os.unlink(draft)
         raise OutputError(f"{path} can't be written: {exc.strerror or exc}") from exc
 
 
@@ -79,23 +81,32 @@ def reserve_name(folder: Path, name: str) -> str:
         OutputError: no file can be made in the folder.
     """
     try:
-        entries = [entry for entry in os.listdir(folder) if entry.startswith(name)]
+        # A draft of a manifest would be overwritten, so it takes the name as well.
+        entries = (entry.removesuffix(PART_SUFFIX) for entry in os.listdir(folder) if entry.startswith(name))
+        taken = {owner for entry in entries for owner in _possible_owners(entry)}
+        if is_record(name):
+            taken.add(name)
         for number in count(1):
             candidate = name if number == 1 else f"{name}-{number}"
-            taken = is_record(candidate) or any(is_file_of(candidate, entry) for entry in entries)
-            if not taken and _make_empty(folder / f"{candidate}.json"):
+            if candidate not in taken and _make_empty(folder / f"{candidate}.json"):
                 return candidate
     except OSError as exc:
         raise OutputError(f"{folder / name}.json can't be made: {exc.strerror or exc}") from exc
     raise AssertionError("numbers do not end")
 
 
-def prune_clips(folder: Path, prefix: str, keep: int) -> list[str]:
+def prune_clips(folder: Path, prefix: str, keep: int, undecided: Collection[str] = frozenset()) -> list[str]:
     """Delete all but the `keep` last closed clips called `<prefix>-step-<N>` or `<prefix>-episode-<N>`.
 
     `<prefix>-step-<N>-to-step-<M>`, as Stable-Baselines3 calls them, are meant, too. A clip is as old as the last
-    change of its manifest. Clips being recorded, and files that are not the manifest or a segment of such a clip, are
-    left alone.
+    change of its manifest. Clips being recorded, links, and files that are not the manifest or a segment of such a
+    clip, are left alone.
+
+    Args:
+        folder: The output folder.
+        prefix: What the names of the clips begin with.
+        keep: How many stay.
+        undecided: Names of clips of which is not known yet whether they stay: they neither count nor are deleted.
 
     Returns:
         The names of the clips deleted, oldest first.
@@ -106,8 +117,9 @@ def prune_clips(folder: Path, prefix: str, keep: int) -> list[str]:
     pattern = re.compile(re.escape(prefix) + r"-(step|episode)-\d+(-to-step-\d+)?(-\d+)?\.json")
     try:
         entries = os.listdir(folder)
-        aged = [(os.stat(folder / entry).st_mtime_ns, entry) for entry in entries if pattern.fullmatch(entry)]
-        closed = [entry.removesuffix(".json") for _, entry in sorted(aged) if _is_closed(folder / entry)]
+        aged = [(os.lstat(folder / entry).st_mtime_ns, entry) for entry in entries if pattern.fullmatch(entry)]
+        names = [entry.removesuffix(".json") for _, entry in sorted(aged)]
+        closed = [name for name in names if name not in undecided and _is_closed(folder / f"{name}.json")]
         doomed = closed[: max(0, len(closed) - keep)]
         for name in doomed:
             _delete_files(folder, name, entries)
@@ -116,25 +128,8 @@ def prune_clips(folder: Path, prefix: str, keep: int) -> list[str]:
     return doomed
 
 
-def is_file_of(clip: str, file_name: str) -> bool:
-    """Return whether `file_name` is what a manifest or a segment, open or closed, of the clip is called."""
-    if not file_name.startswith(clip + "."):
-        return False
-    return _CLIP_SUFFIX.fullmatch(file_name, len(clip)) is not None
-
-
-_CLIP_SUFFIX = re.compile(r"\.json|(\.\d{3,})?\.mp4(\.part)?|\.snapshots\.npz(\.part)?", re.ASCII)
-
-
-def _is_closed(path: Path) -> bool:
-    try:
-        return read_manifest(path).state is not ClipState.RECORDING
-    except OutputError:
-        return False
-
-
 def delete_clip(folder: Path, name: str) -> None:
-    """Delete the files of one clip.
+    """Delete the files of one clip, but no links and nothing that may be of another clip.
 
     Raises:
         OutputError: a file can't be deleted; the clip keeps its manifest.
@@ -145,12 +140,75 @@ def delete_clip(folder: Path, name: str) -> None:
         raise OutputError(f"{name} can't be deleted from {folder}: {exc.strerror or exc}") from exc
 
 
-def _delete_files(folder: Path, name: str, entries: list[str]) -> None:
-    # The manifest goes last, so that what an error leaves behind is deleted next time.
-    for entry in entries:
-        if is_file_of(name, entry) and entry != f"{name}.json":
+def is_file_of(clip: str, file_name: str) -> bool:
+    """Return whether `file_name` is what a manifest or a segment, open or closed, of the clip is called.
+
+    Segment 1 of `run` and the only segment of `run.001` are called the same; `files_of` tells them apart.
+    """
+    return clip in _possible_owners(file_name)
+
+
+def files_of(folder: Path, name: str, entries: Collection[str]) -> list[str]:
+    """Return which entries of a folder are files of a clip, its manifest among them.
+
+    Where the name of a file fits two clips, it belongs to the one that its label names; without a label, to the only
+    one whose manifest lists it, or else to the only one that has a manifest.
+    """
+    return [entry for entry in entries if entry.startswith(name) and _owner(folder, entry, entries) == name]
+
+
+def _possible_owners(file_name: str) -> tuple[str, ...]:
+    if file_name.endswith(".json"):
+        names: tuple[str, ...] = (file_name.removesuffix(".json"),)
+    elif (stem := file_name.removesuffix(PART_SUFFIX)).endswith(SNAPSHOTS_SUFFIX):
+        names = (stem.removesuffix(SNAPSHOTS_SUFFIX),)
+    elif stem.endswith(".mp4"):
+        shorter, _, number = stem.removesuffix(".mp4").rpartition(".")
+        is_numbered = len(number) >= 3 and number.isascii() and number.isdecimal()
+        names = (shorter, f"{shorter}.{number}") if is_numbered and shorter else (stem.removesuffix(".mp4"),)
+    else:
+        names = ()
+    return names if all(names) else ()
+
+
+def _owner(folder: Path, entry: str, entries: Collection[str]) -> str | None:
+    owners = _possible_owners(entry)
+    if len(owners) < 2:
+        return next(iter(owners), None)
+    try:
+        label = labelled_clip(folder / entry)
+    except OSError:  # Gone meanwhile, or a link.
+        return None
+    if label is not None:
+        return label if label in owners else None
+    known = [owner for owner in owners if f"{owner}.json" in entries]
+    listing = [owner for owner in known if entry in _listed(folder / f"{owner}.json")]
+    return next((found[0] for found in (listing, known) if len(found) == 1), None)
+
+
+def _listed(path: Path) -> set[str | None]:
+    try:
+        clip = read_manifest(path)
+    except OutputError:
+        return set()
+    return {segment.file for segment in clip.segments} | {clip.open_segment}
+
+
+def _is_closed(path: Path) -> bool:
+    try:
+        return read_manifest(path).state is not ClipState.RECORDING
+    except OutputError:
+        return False
+
+
+def _delete_files(folder: Path, name: str, entries: Collection[str]) -> None:
+    manifest = f"{name}.json"
+    if os.path.islink(folder / manifest):
+        raise OSError(errno.ELOOP, f"{manifest} is a link, and links are not followed")
+    for entry in files_of(folder, name, entries):
+        if entry != manifest and not os.path.islink(folder / entry):
             os.unlink(folder / entry)
-    os.unlink(folder / f"{name}.json")
+    os.unlink(folder / manifest)  # Last, so that an error leaves a clip that is deleted next time.
 
 
 def _make_empty(path: Path) -> bool:
@@ -161,6 +219,63 @@ def _make_empty(path: Path) -> bool:
     return True
 
 
+_Step = Annotated[int, Meta(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]
+_Count = Annotated[int, Meta(ge=0, le=_MAX_WHOLE)]
+_Positive = Annotated[int, Meta(ge=1, le=_MAX_WHOLE)]
+_Real = Annotated[float, Meta(gt=0, le=_MAX_WHOLE)]
+_Line = Annotated[str, Meta(max_length=200)]
+_Spans = tuple[tuple[_Step, _Step], ...]
+
+
+class _Frames(Struct, kw_only=True):
+    requested: _Count
+    encoded: _Count
+    dropped: dict[DropCause, _Count]
+    missing_steps: _Spans
+    missing_by_cause: dict[DropCause, _Spans] | UnsetType = UNSET
+    """Left out where it goes without saying."""
+
+
+class _Segment(Struct, kw_only=True):
+    file: str
+    first_step: _Step
+    last_step: _Step | UnsetType = UNSET
+    frames: _Count | UnsetType = UNSET
+    nbytes: _Count | UnsetType = msgspec.field(default=UNSET, name="bytes")
+    duration_s: _Real | UnsetType = UNSET
+    is_open: bool | UnsetType = msgspec.field(default=UNSET, name="open")
+
+    def __post_init__(self) -> None:
+        for name, value in () if self.is_open else asdict(self).items():
+            if value is UNSET and name != "is_open":
+                raise ValueError(f"Object missing required field `{'bytes' if name == 'nbytes' else name}`")
+
+
+class _Snapshots(Struct, kw_only=True):
+    file: str
+    frames: _Positive
+    nbytes: _Count = msgspec.field(name="bytes")
+
+
+class _Manifest(Struct, kw_only=True):
+    schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
+    clip: str
+    stream: _Line
+    backend: _Line
+    state: ClipState
+    start_step: _Step
+    end_step: _Step | None
+    ended: _Line | UnsetType = UNSET
+    frame_stride: _Positive
+    fps: _Real
+    width: _Positive | None
+    height: _Positive | None
+    codec: _Line | None
+    frames: _Frames
+    segments: tuple[_Segment, ...]
+    snapshots: _Snapshots | UnsetType = UNSET
+
+
 def _to_text(found: dict[str, Any]) -> str:
     """Return JSON with a line for each field and each segment: quick to make, and small however much is missing."""
     segments = ",\n  ".join(json.dumps(segment) for segment in found["segments"])
@@ -169,268 +284,206 @@ def _to_text(found: dict[str, Any]) -> str:
     return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
-def _to_json(clip: Clip) -> dict[str, Any]:
+def _to_manifest(clip: Clip) -> _Manifest:
     encoded = sum(segment.frames for segment in clip.segments)
     decided = encoded + clip.frames.dropped_total
-    return {
-        "schema": SCHEMA,
-        "clip": clip.name,
-        "stream": clip.stream,
-        "backend": clip.backend,
-        "state": clip.state.value,
-        "start_step": clip.start_step,
-        "end_step": clip.end_step,
-        "frame_stride": clip.frame_stride,
-        "fps": clip.fps,
-        "width": clip.width,
-        "height": clip.height,
-        "codec": clip.codec,
-        "frames": {
-            "requested": decided if clip.state is ClipState.RECORDING else clip.frames.requested,
-            "encoded": encoded,
-            "dropped": {str(cause): number for cause, number in clip.frames.dropped.items() if number},
-            "missing_steps": [list(span) for span in clip.missing_steps],
-            **_causes_to_json(clip.missing_by_cause),
-        },
-        "segments": [_segment_to_json(segment) for segment in clip.segments] + _open_segment_to_json(clip),
-        **({"snapshots": _snapshots_to_json(clip.snapshots)} if clip.snapshots else {}),
-    }
+    by_cause = clip.missing_by_cause
+    is_told = len(by_cause) > 1 and sum(map(len, by_cause.values())) <= _MOST_RANGES_BY_CAUSE
+    return _Manifest(
+        schema=SCHEMA,
+        clip=clip.name,
+        stream=clip.stream,
+        backend=clip.backend,
+        state=clip.state,
+        start_step=clip.start_step,
+        end_step=clip.end_step,
+        ended=clip.ended or UNSET,
+        frame_stride=clip.frame_stride,
+        fps=clip.fps,
+        width=clip.width,
+        height=clip.height,
+        codec=clip.codec,
+        frames=_Frames(
+            requested=decided if clip.state is ClipState.RECORDING else clip.frames.requested,
+            encoded=encoded,
+            dropped={cause: number for cause, number in clip.frames.dropped.items() if number},
+            missing_steps=clip.missing_steps,
+            missing_by_cause=dict(by_cause) if is_told else UNSET,
+        ),
+        segments=(*map(_to_listed, clip.segments), *_to_open(clip)),
+        snapshots=_Snapshots(file=clip.snapshots.file, frames=clip.snapshots.frames, nbytes=clip.snapshots.nbytes)
+        if clip.snapshots
+        else UNSET,
+    )
 
 
-def _causes_to_json(by_cause: Mapping[DropCause, Ranges]) -> dict[str, Any]:
-    """Return which steps are missing why, where that does not go without saying."""
-    if len(by_cause) < 2 or sum(map(len, by_cause.values())) > _MOST_RANGES_BY_CAUSE:
-        return {}
-    return {"missing_by_cause": {str(cause): [list(span) for span in spans] for cause, spans in by_cause.items()}}
+def _to_listed(segment: Segment) -> _Segment:
+    return _Segment(
+        file=segment.file,
+        first_step=segment.first_step,
+        last_step=segment.last_step,
+        frames=segment.frames,
+        nbytes=segment.nbytes,
+        duration_s=segment.duration_s,
+    )
 
 
-def _segment_to_json(segment: Segment) -> dict[str, Any]:
-    return {
-        "file": segment.file,
-        "first_step": segment.first_step,
-        "last_step": segment.last_step,
-        "frames": segment.frames,
-        "bytes": segment.nbytes,
-        "duration_s": segment.duration_s,
-    }
-
-
-def _snapshots_to_json(snapshots: SnapshotFile) -> dict[str, Any]:
-    return {"file": snapshots.file, "frames": snapshots.frames, "bytes": snapshots.nbytes}
-
-
-def _open_segment_to_json(clip: Clip) -> list[dict[str, Any]]:
-    if clip.open_segment is None:
-        return []
-    first_step = clip.segments[-1].last_step + clip.frame_stride if clip.segments else clip.start_step
-    return [{"file": clip.open_segment, "first_step": first_step, "open": True}]
+def _to_open(clip: Clip) -> Iterable[_Segment]:
+    if clip.open_segment is not None:
+        first_step = clip.segments[-1].last_step + clip.frame_stride if clip.segments else clip.start_step
+        yield _Segment(file=clip.open_segment, first_step=first_step, is_open=True)
 
 
 class _FieldError(ValueError):
     """A field is not what it must be."""
 
 
-def _parse(data: bytes) -> Any:
+def _refusal(place: str, value: object, allowed: str) -> _FieldError:
+    text = ascii(value)
+    return _FieldError(f"{place}: got {text if len(text) <= 80 else text[:77] + '...'}; allowed: {allowed}")
+
+
+def _parse(data: bytes) -> _Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise _FieldError(f"it has more than {MAX_MANIFEST_BYTES} bytes")
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        return _DECODER.decode(data)
+    except msgspec.ValidationError as exc:
+        raise _explained(data, str(exc)) from exc
     except RecursionError as exc:
         raise _FieldError("it is nested too deep") from exc
-    except ValueError as exc:
-        raise _FieldError(f"no JSON: {' '.join(str(exc).split())[:200]}") from exc
+    except msgspec.DecodeError as exc:
+        place = re.search(r"\(byte (\d+)\)", str(exc))
+        found = f" at {data[int(place[1]) :][:20]!a}" if place else ""
+        raise _FieldError(f"no JSON: {' '.join(str(exc).split())}{found}") from exc
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _FieldError(f"{name} is no JSON number")
+_DECODER = msgspec.json.Decoder(_Manifest)
+_VALUES: dict[str, Any] = {"dropped": _Count, "missing_by_cause": _Spans}
+"""Types of the values in objects whose keys are causes."""
+_ENUMS = {"state": ClipState, "dropped": DropCause, "missing_by_cause": DropCause}
 
 
-def _to_clip(found: Any, name: str) -> Clip:
-    fields = _Fields(found, "")
-    if fields.get("schema", _whole(0)) != SCHEMA:
-        raise _FieldError(f"schema: got {_short(found['schema'])}; allowed: {SCHEMA}")
-    if fields.get("clip", _file_part) != name:
-        raise _FieldError(f"clip: got {_short(found['clip'])}; allowed: {name!r}, the name of the file")
-    closed, open_segment = _to_segments(fields.get("segments", _list), name)
-    frames = _Fields(fields.get("frames", _mapping), "frames.")
-    dropped = _to_dropped(frames.get("dropped", _mapping))
-    missing_steps = _to_spans(frames.get("missing_steps", _list), "frames.missing_steps")
+def _explained(data: bytes, problem: str) -> _FieldError:
+    """Return the error that adds to msgspec's words what was found at the place that they name."""
+    expected, _, path = problem.partition(" - at ")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return _FieldError(f"{path or 'it'}: {expected}")
+    place = name = ""
+    for key, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
+        if key:
+            name, found, place = key, found[key], f"{place}.{key}"
+        elif index == "...":  # An object with causes: msgspec doesn't tell which of its values it means.
+            cause = next(cause for cause, value in found.items() if not _fits(value, _VALUES[name]))
+            found, place = found[cause], f"{place}.{cause}"
+        else:
+            found, place = found[int(index)], f"{place}[{index}]"
+    place = place.removeprefix(".")
+    if missing := re.search(r"missing required field `(\w+)`", expected):
+        return _FieldError(f"{place}.{missing[1]} is missing".removeprefix("."))
+    allowed = (
+        f"one of {', '.join(_ENUMS[name])}"
+        if "enum" in expected
+        else expected.removeprefix("Expected ").split(", got")[0]
+    )
+    return _refusal(place or "it", found, allowed.replace("`", ""))
+
+
+def _fits(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return True
+
+
+def _to_clip(found: _Manifest, name: str) -> Clip:
+    if found.clip != name or not _is_clip_name(name):
+        raise _refusal("clip", found.clip, f"{name!r}, the name of the file")
+    for place, line in (("stream", found.stream), ("backend", found.backend), ("codec", found.codec)):
+        _check_line(place, line)
+    _check_line("ended", found.ended or None)
+    frames = found.frames
+    by_cause = frames.missing_by_cause
+    _check_spans("frames.missing_steps", frames.missing_steps)
+    if by_cause is UNSET:  # Where there is one cause, it is the cause of all.
+        causes = [cause for cause, number in frames.dropped.items() if number]
+        by_cause = {causes[0]: frames.missing_steps} if len(causes) == 1 and frames.missing_steps else {}
+    for cause, spans in by_cause.items():
+        _check_spans(f"frames.missing_by_cause.{cause}", spans)
+    closed, open_segment = _to_segments(found.segments, name)
     return Clip(
         name=name,
-        stream=fields.get("stream", _line),
-        backend=fields.get("backend", _line),
-        state=ClipState(fields.get("state", _member(ClipState))),
-        start_step=fields.get("start_step", _whole(-_MAX_WHOLE)),
-        end_step=fields.get("end_step", _optional(_whole(-_MAX_WHOLE))),
-        frame_stride=fields.get("frame_stride", _whole(1)),
-        fps=fields.get("fps", _real),
-        width=fields.get("width", _optional(_whole(1))),
-        height=fields.get("height", _optional(_whole(1))),
-        codec=fields.get("codec", _optional(_line)),
-        frames=FrameCounts(
-            requested=frames.get("requested", _whole(0)),
-            encoded=frames.get("encoded", _whole(0)),
-            dropped=dropped,
-        ),
-        missing_steps=missing_steps,
-        missing_by_cause=_to_causes(found["frames"].get("missing_by_cause"), dropped, missing_steps),
+        stream=found.stream,
+        backend=found.backend,
+        state=found.state,
+        start_step=found.start_step,
+        end_step=found.end_step,
+        ended=found.ended or None,
+        frame_stride=found.frame_stride,
+        fps=found.fps,
+        width=found.width,
+        height=found.height,
+        codec=found.codec,
+        frames=FrameCounts(requested=frames.requested, encoded=frames.encoded, dropped=frames.dropped),
+        missing_steps=frames.missing_steps,
+        missing_by_cause=by_cause,
         segments=closed,
         open_segment=open_segment,
-        snapshots=_to_snapshots(_Fields(found["snapshots"], "snapshots."), name) if "snapshots" in found else None,
+        snapshots=_to_snapshots(found.snapshots, name) if found.snapshots else None,
     )
 
 
-def _to_segments(found: list[Any], name: str) -> tuple[tuple[Segment, ...], str | None]:
-    closed: list[Segment] = []
-    for place, entry in enumerate(found):
-        fields = _Fields(entry, f"segments[{place}].")
-        if isinstance(entry, dict) and entry.get("open") is True:
-            fields.get("first_step", _whole(-_MAX_WHOLE))
-            if place != len(found) - 1:
-                raise _FieldError(f"segments[{place}]: open, and not the last one")
-            return tuple(closed), fields.get("file", _segment_file(name, ".mp4" + PART_SUFFIX))
-        closed.append(_to_segment(fields, name))
+def _to_segments(found: tuple[_Segment, ...], name: str) -> tuple[tuple[Segment, ...], str | None]:
+    stem = re.compile(re.escape(name) + r"(\.\d{3,9})?", re.ASCII)
+    for place, one in enumerate(found):
+        suffix = f".mp4{PART_SUFFIX}" if one.is_open else ".mp4"
+        if not (one.file.endswith(suffix) and stem.fullmatch(one.file.removesuffix(suffix))):
+            raise _refusal(f"segments[{place}].file", one.file, f"{name}[.<number>]{suffix}")
+        if one.is_open and place != len(found) - 1:
+            raise _FieldError(f"segments[{place}]: open, and not the last one")
+    closed = tuple(_to_segment(one) for one in found if not one.is_open)
     if len({segment.file for segment in closed}) < len(closed):
         raise _FieldError("segments: a file is listed twice")
-    return tuple(closed), None
+    return closed, found[-1].file if found and found[-1].is_open else None
 
 
-def _to_segment(fields: _Fields, name: str) -> Segment:
+def _to_segment(found: _Segment) -> Segment:
+    assert found.last_step is not UNSET
+    assert found.frames is not UNSET
+    assert found.nbytes is not UNSET
+    assert found.duration_s is not UNSET
     return Segment(
-        file=fields.get("file", _segment_file(name, ".mp4")),
-        first_step=fields.get("first_step", _whole(-_MAX_WHOLE)),
-        last_step=fields.get("last_step", _whole(-_MAX_WHOLE)),
-        frames=fields.get("frames", _whole(0)),
-        nbytes=fields.get("bytes", _whole(0)),
-        duration_s=fields.get("duration_s", _real),
+        file=found.file,
+        first_step=found.first_step,
+        last_step=found.last_step,
+        frames=found.frames,
+        nbytes=found.nbytes,
+        duration_s=found.duration_s,
     )
 
 
-def _to_snapshots(fields: _Fields, name: str) -> SnapshotFile:
-    def file(value: Any) -> str | None:
-        return None if value == f"{name}{SNAPSHOTS_SUFFIX}" else f"{name}{SNAPSHOTS_SUFFIX}"
-
-    return SnapshotFile(
-        file=fields.get("file", file), frames=fields.get("frames", _whole(1)), nbytes=fields.get("bytes", _whole(0))
-    )
+def _to_snapshots(found: _Snapshots, name: str) -> SnapshotFile:
+    if found.file != f"{name}{SNAPSHOTS_SUFFIX}":
+        raise _refusal("snapshots.file", found.file, f"{name}{SNAPSHOTS_SUFFIX}")
+    return SnapshotFile(file=found.file, frames=found.frames, nbytes=found.nbytes)
 
 
-def _to_dropped(found: Mapping[str, Any]) -> dict[DropCause, int]:
-    fields = _Fields(found, "frames.dropped.")
-    for cause in found:
-        _check("frames.dropped", cause, _member(DropCause))
-    return {DropCause(cause): fields.get(cause, _whole(0)) for cause in found}
+def _check_line(place: str, value: str | None) -> None:
+    if value is not None and not value.isprintable():
+        raise _refusal(place, value, "a line of at most 200 printable characters")
 
 
-def _to_causes(found: Any, dropped: Mapping[DropCause, int], missing_steps: Ranges) -> dict[DropCause, Ranges]:
-    """Return which steps are missing why: what the manifest says, or all of them where there is one cause."""
-    place = "frames.missing_by_cause"
-    if found is None:
-        causes = [cause for cause, number in dropped.items() if number]
-        return {causes[0]: missing_steps} if len(causes) == 1 and missing_steps else {}
-    fields = _Fields(found, f"{place}.")
-    for cause in found:
-        _check(place, cause, _member(DropCause))
-    return {DropCause(cause): _to_spans(fields.get(cause, _list), f"{place}.{cause}") for cause in found}
+def _check_spans(place: str, spans: Ranges) -> None:
+    for first, last in spans:
+        if first > last:
+            raise _refusal(place, [first, last], "[first step, last step]")
 
 
-def _to_spans(found: list[Any], place: str) -> Ranges:
-    return tuple(_to_span(span, place) for span in found)
-
-
-def _to_span(found: Any, place: str) -> tuple[int, int]:
-    whole = _whole(-_MAX_WHOLE)
-    if not isinstance(found, list) or len(found) != 2 or any(whole(step) for step in found) or found[0] > found[1]:
-        raise _FieldError(f"{place}: got {_short(found)}; allowed: [first step, last step]")
-    return (found[0], found[1])
-
-
-Check = Callable[[Any], str | None]
-"""Returns what is allowed where a value is not, else None."""
-
-
-class _Fields:
-    """The fields of one JSON object; `place` goes before their names in errors."""
-
-    def __init__(self, found: Any, place: str) -> None:
-        if not isinstance(found, Mapping):
-            raise _FieldError(f"{place.rstrip('.') or 'it'}: got {_short(found)}; allowed: an object")
-        self._found = found
-        self._place = place
-
-    def get(self, name: str, check: Check) -> Any:
-        """Return a field that passes its check."""
-        if name not in self._found:
-            raise _FieldError(f"{self._place}{name} is missing")
-        _check(self._place + name, self._found[name], check)
-        return self._found[name]
-
-
-def _check(place: str, value: Any, check: Check) -> None:
-    allowed = check(value)
-    if allowed:
-        raise _FieldError(f"{place}: got {_short(value)}; allowed: {allowed}")
-
-
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _whole(low: int) -> Check:
-    def check(value: Any) -> str | None:
-        return None if type(value) is int and low <= value <= _MAX_WHOLE else f"a whole number from {low}"
-
-    return check
-
-
-def _real(value: Any) -> str | None:
-    usable = type(value) in (int, float) and 0 < value <= _MAX_WHOLE and math.isfinite(value)
-    return None if usable else "a number above 0"
-
-
-def _line(value: Any) -> str | None:
-    usable = isinstance(value, str) and len(value) <= 200 and value.isprintable()
-    return None if usable else "a line of at most 200 characters"
-
-
-def _file_part(value: Any) -> str | None:
+def _is_clip_name(name: str) -> bool:
     # Room for the number that `reserve_name` adds.
-    if not isinstance(value, str) or len(value) > 160 or not value.isprintable():
-        return "the name of a clip"
-    checked = value[:100].encode(errors="replace")[:180].decode(errors="ignore")
-    usable = check_name(checked) is None
-    return None if usable and not {"/", "\\"} & set(value) else "the name of a clip"
-
-
-def _segment_file(name: str, suffix: str) -> Check:
-    pattern = re.compile(re.escape(name) + r"(\.\d{3,9})?" + re.escape(suffix), re.ASCII)
-
-    def check(value: Any) -> str | None:
-        return None if isinstance(value, str) and pattern.fullmatch(value) else f"{name}[.<number>]{suffix}"
-
-    return check
-
-
-def _list(value: Any) -> str | None:
-    return None if isinstance(value, list) else "a list"
-
-
-def _mapping(value: Any) -> str | None:
-    return None if isinstance(value, dict) else "an object"
-
-
-def _member(kind: type[ClipState] | type[DropCause]) -> Check:
-    def check(value: Any) -> str | None:
-        values = [member.value for member in kind]
-        return None if isinstance(value, str) and value in values else "one of " + ", ".join(values)
-
-    return check
-
-
-def _optional(inner: Check) -> Check:
-    def check(value: Any) -> str | None:
-        allowed = None if value is None else inner(value)
-        return f"{allowed} or null" if allowed else None
-
-    return check
+    if len(name) > 160 or not name.isprintable() or {"/", "\\"} & set(name):
+        return False
+    return check_name(name[:100].encode(errors="replace")[:180].decode(errors="ignore")) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -12,31 +11,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
+import msgspec
+from msgspec import Struct
 
 from ..clip import Clip, ClipState, Segment, SnapshotFile
 from ..errors import EncodeError, OutputError
-from .files import PART_SUFFIX, open_ordinary
+from .files import DRAFT_SUFFIX, PART_SUFFIX, open_ordinary
 from .folder_lock import LOCK_FILE, FolderLock
 from .manifest import read_manifest, write_manifest
-from .remux import salvage
-from .repair import ClipReview, Plan, UnmendableError, clip_of_snapshots, with_snapshots
+from .remux import remux
+from .repair import ClipReview, Plan, UnrepairableError, clip_of_snapshots, with_snapshots
 from .segment_reader import open_segment
 from .session_files import is_record, is_session_file, session_stems
-from .snapshot_file import SNAPSHOTS_SUFFIX, SnapshotReader, measure_snapshots, salvage_snapshots
+from .snapshot_file import SnapshotReader, measure_snapshots
+from .snapshot_format import SNAPSHOTS_SUFFIX
+from .snapshot_writer import repair_snapshots
 
 _ORPHAN_S = 3.0
 """A worker whose training was killed closes its segments first; by then it is gone."""
 _QUIET_S = 600.0
 """Where a file system has no locks, a folder in which nothing changed for so long is recorded into by nobody."""
 _MAX_SESSION_BYTES = 2**20
-_TEMPORARY = re.compile(r"\.session(-rank\d+)?(-pace)?\.json\.\d+|\.stepreel-\d+", re.ASCII)
-"""What a recorder that was killed while it opened its folder leaves there."""
+_TEMPORARY = re.compile(
+    rf"\.session(-rank\d+)?(-pace)?\.json\.\d+|\.stepreel-\d+|.+\.(mp4|npz)\{PART_SUFFIX}\{DRAFT_SUFFIX}",
+    re.ASCII | re.DOTALL,
+)
+"""What a recorder that was killed while it opened its folder leaves there, and drafts of files written anew."""
 _CLIP = re.compile(r".+-(step|episode)-\d+(-\d+)?", re.ASCII | re.DOTALL)
 _SEGMENT = re.compile(r"(?P<stem>.+?)(?P<number>\.\d{3,9})?\.mp4(\.part)?", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MendedClip:
+class RepairedClip:
     """A clip that was not as it should be."""
 
     clip: Clip
@@ -57,18 +63,20 @@ class Recovery:
 
     folder: Path
     is_recording: bool = False
-    """The folder is being recorded into, or mended by somebody else: it was left alone."""
+    """The folder is being recorded into, or repaired by somebody else: it was left alone."""
     sound_count: int = 0
-    """Clips that had nothing to mend."""
-    mended: tuple[MendedClip, ...] = ()
+    """Clips that had nothing to repair."""
+    repaired: tuple[RepairedClip, ...] = ()
     removed: tuple[str, ...] = ()
     """Files that held nothing and belong to no clip: names that were only reserved, and drafts."""
     problems: tuple[str, ...] = ()
-    """One line for each thing that can't be mended: what, and why. It is left as it is."""
+    """One line for each thing that can't be repaired: what, and why. It is left as it is."""
+    undrawn: tuple[str, ...] = ()
+    """One line for each clip that lacks frames whose snapshots can't be drawn here; see `finish_clips`."""
 
 
 def recover(folder: Path, *, dry_run: bool = False) -> Recovery:
-    """Mend what a killed training run left in its output folder. Blocks, for about as long as reading its clips takes.
+    """Repair what a killed training run left in its output folder. Blocks for about as long as reading its clips takes.
 
     Segments left open are closed with every frame up to their last complete fragment, and frames that are in no file
     are counted as dropped. A folder that is still recorded into is left alone. Nothing that holds a picture is
@@ -82,7 +90,7 @@ def recover(folder: Path, *, dry_run: bool = False) -> Recovery:
         with _claimed(folder, dry_run) as is_claimed:
             if not is_claimed:
                 return Recovery(folder=folder, is_recording=True)
-            return _FolderMending(folder, sorted(os.listdir(folder)), dry_run).run()
+            return _FolderRepair(folder, sorted(os.listdir(folder)), dry_run).run()
     except OSError as exc:
         return Recovery(folder=folder, problems=(f"{folder} can't be read: {exc.strerror or exc}",))
     except OutputError as exc:
@@ -114,25 +122,25 @@ def _has_changed_lately(folder: Path) -> bool:
         return any(abs(now - entry.stat(follow_symlinks=False).st_mtime) < _QUIET_S for entry in entries)
 
 
-class _FolderMending:
-    """Mends the clips of one folder, one after the other; what can't be mended keeps nothing else from it."""
+class _FolderRepair:
+    """Repairs the clips of one folder, one after the other; what can't be repaired keeps nothing else from it."""
 
     def __init__(self, folder: Path, entries: list[str], dry_run: bool) -> None:
         self._folder = folder
         self._entries = entries
         self._dry_run = dry_run
         self._sound_count = 0
-        self._mended: list[MendedClip] = []
+        self._repaired: list[RepairedClip] = []
         self._removed: list[str] = []
         self._problems: list[str] = []
 
     def run(self) -> Recovery:
-        """Mend all there is."""
+        """Repair all there is."""
         for name, files in self._clips().items():
             try:
-                self._mend(name, files)
-                self._mend_snapshots(name)
-            except (UnmendableError, OutputError, EncodeError) as exc:
+                self._repair(name, files)
+                self._repair_snapshots(name)
+            except (UnrepairableError, OutputError, EncodeError) as exc:
                 self._problems.append(str(exc))
         for entry in self._entries:
             if _TEMPORARY.fullmatch(entry):
@@ -140,7 +148,7 @@ class _FolderMending:
         return Recovery(
             folder=self._folder,
             sound_count=self._sound_count,
-            mended=tuple(self._mended),
+            repaired=tuple(self._repaired),
             removed=tuple(self._removed),
             problems=tuple(self._problems),
         )
@@ -176,7 +184,7 @@ class _FolderMending:
         except (av.FFmpegError, OSError, ValueError):
             return None  # Not one of ours.
 
-    def _mend(self, name: str, files: list[str]) -> None:
+    def _repair(self, name: str, files: list[str]) -> None:
         manifest, is_stale = self._manifest(name, files)
         if manifest is None and not files:
             if is_stale and self._is_clip_name(name) and not self._snapshots_of(name):
@@ -187,7 +195,7 @@ class _FolderMending:
         if manifest and not is_stale and _is_settled(manifest, files):
             self._sound_count += 1
         else:
-            self._mend_clip(name, files, manifest, is_stale=is_stale)
+            self._repair_clip(name, files, manifest, is_stale=is_stale)
         if is_half_written:
             self._remove_leftover(draft)
 
@@ -214,7 +222,7 @@ class _FolderMending:
         except OutputError:
             return None  # Half-written.
 
-    def _mend_clip(self, name: str, files: list[str], manifest: Clip | None, *, is_stale: bool) -> None:
+    def _repair_clip(self, name: str, files: list[str], manifest: Clip | None, *, is_stale: bool) -> None:
         review = ClipReview(self._folder, name, manifest)
         try:
             plan = review.plan(files)
@@ -225,7 +233,7 @@ class _FolderMending:
             return
         clip = plan.clip if self._dry_run else _perform(self._folder, plan)
         if clip:
-            self._mended.append(MendedClip(clip=clip, actions=plan.actions))
+            self._repaired.append(RepairedClip(clip=clip, actions=plan.actions))
         elif plan.to_remove:
             self._removed += plan.to_remove
             if f"{name}.json" in self._entries:
@@ -236,7 +244,7 @@ class _FolderMending:
         closed = f"{name}{SNAPSHOTS_SUFFIX}"
         return next((entry for entry in (closed + PART_SUFFIX, closed) if entry in self._entries), None)
 
-    def _mend_snapshots(self, name: str) -> None:
+    def _repair_snapshots(self, name: str) -> None:
         """Close the file of snapshots that a killed process left open, and have the manifest list it."""
         file = self._snapshots_of(name)
         if file is None:
@@ -248,8 +256,8 @@ class _FolderMending:
                 self._list_snapshots(before, measure_snapshots(self._folder / file), f"{file} listed")
         elif self._dry_run:
             if before:
-                self._note_mended(before, f"{file} is to be closed")
-        elif snapshots := salvage_snapshots(self._folder, file):
+                self._note_repaired(before, f"{file} is to be closed")
+        elif snapshots := repair_snapshots(self._folder, file):
             told = f"{file} closed as {snapshots.file}: {snapshots.frames} snapshots, for stepreel render"
             self._list_snapshots(before, snapshots, told)
         else:
@@ -267,16 +275,18 @@ class _FolderMending:
         clip = with_snapshots(before or told, snapshots, steps)
         if not self._dry_run:
             write_manifest(self._folder, clip)
-        self._note_mended(clip, action)
+        self._note_repaired(clip, action)
 
-    def _note_mended(self, clip: Clip, action: str) -> None:
-        earlier = [one for one in self._mended if one.clip.name == clip.name]
-        self._mended = [one for one in self._mended if one not in earlier]
+    def _note_repaired(self, clip: Clip, action: str) -> None:
+        earlier = [one for one in self._repaired if one.clip.name == clip.name]
+        self._repaired = [one for one in self._repaired if one not in earlier]
         actions = tuple(line for one in earlier for line in one.actions)
-        self._mended.append(MendedClip(clip=clip, actions=(*actions, action)))
+        self._repaired.append(RepairedClip(clip=clip, actions=(*actions, action)))
 
     def _remove_leftover(self, entry: str) -> None:
         path = self._folder / entry
+        if path.is_symlink():
+            return  # Somebody put it there.
         try:
             if not self._dry_run:
                 _remove(path)
@@ -300,23 +310,30 @@ def _is_blank(path: Path) -> bool:
         return False
 
 
+class _Configuration(Struct):
+    name_prefix: str
+
+
+class _Session(Struct):
+    configuration: _Configuration
+
+
 def _name_prefix(session: Path) -> str | None:
     """Return what the clips of a session are called after, or None where its file does not say."""
     try:
         with open_ordinary(session) as file:
-            prefix = json.loads(file.read(_MAX_SESSION_BYTES))["configuration"]["name_prefix"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return msgspec.json.decode(file.read(_MAX_SESSION_BYTES), type=_Session).configuration.name_prefix
+    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return prefix if isinstance(prefix, str) else None
 
 
 def _perform(folder: Path, plan: Plan) -> Clip | None:
     """Carry out a plan. Raises `EncodeError` or `OutputError`; what was done by then is found done the next time."""
     closed: dict[str, Segment] = {}
     for part, final in plan.to_close.items():
-        segment = salvage(folder, part, final)
+        segment = remux(folder, part, final)
         if segment is None:
-            raise EncodeError(f"{folder / part} can't be salvaged: it has changed meanwhile")
+            raise EncodeError(f"{folder / part} can't be repaired: it has changed meanwhile")
         closed[final] = segment
     for part in plan.to_remove:
         _remove(folder / part)

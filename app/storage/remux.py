@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 
 from ..clip import Segment
 from ..errors import EncodeError
-from .files import sync_folder
+from .files import DRAFT_SUFFIX, sync_folder
 from .segment_container import Packet, PartFile, encode_error, open_container, publish
 from .segment_reader import SegmentReader, open_segment
 
-DRAFT_SUFFIX = ".salvage"
-"""Ends the name of a file that is being mended; whatever bears it may be deleted."""
 
+def remux(folder: Path, part_name: str, final_name: str) -> Segment | None:
+    """Repair a segment that was never closed: keep every frame up to its last complete fragment, encoded as it was.
 
-def salvage(folder: Path, part_name: str, final_name: str) -> Segment | None:
-    """Mend a segment that was never closed: keep every frame up to its last complete fragment, encoded as it was.
-
-    The part is removed once the mended file is whole on the disk under `final_name`. A part without a single
+    The part is removed once the repaired file is whole on the disk under `final_name`. A part without a single
     frame is removed, too. Doing it again, also after having been interrupted, gives the same answer.
 
     Args:
@@ -31,19 +30,19 @@ def salvage(folder: Path, part_name: str, final_name: str) -> Segment | None:
         What the segment holds; None where there is no part, or nothing in it that can be played.
 
     Raises:
-        EncodeError: the part can't be read or the mended file not written; the part is still there.
+        EncodeError: the part can't be read or the repaired file not written; the part is still there.
     """
     part, final = folder / part_name, folder / final_name
     try:
-        if final.exists():
+        if os.path.lexists(final):
             return _finish_interrupted(part, final)
-        if not part.exists():
+        if not os.path.lexists(part):
             return None
-        segment = _mend(part, final)
+        segment = _copy_frames(part, final)
         part.unlink()
         sync_folder(folder)
     except (av.FFmpegError, OSError, ValueError) as exc:
-        raise encode_error(part, "salvaged", exc) from exc
+        raise encode_error(part, "repaired", exc) from exc
     return segment
 
 
@@ -98,19 +97,19 @@ def measure(path: Path) -> Tally | None:
 
 
 def _finish_interrupted(part: Path, final: Path) -> Segment:
-    """Return what the mended file holds, which is there already, and remove the part if that is still there."""
+    """Return what the repaired file holds, which is there already, and remove the part if that is still there."""
     tally = measure(final)
     segment = tally.to_segment(final.name, final.stat().st_size) if tally else None
     if tally is None or segment is None:
-        raise EncodeError(f"{part} can't be salvaged: {final.name} is there and can't be played; move it away")
-    rest = measure(part) if part.exists() else None
+        raise EncodeError(f"{part} can't be repaired: {final.name} is there and can't be played; move it away")
+    rest = measure(part) if os.path.lexists(part) else None
     if rest and (rest.label != tally.label or not set(rest.steps) <= set(tally.steps)):
-        raise EncodeError(f"{part} can't be salvaged: {final.name} is there and shows something else; move it away")
+        raise EncodeError(f"{part} can't be repaired: {final.name} is there and shows something else; move it away")
     part.unlink(missing_ok=True)
     return segment
 
 
-def _mend(part: Path, final: Path) -> Segment | None:
+def _copy_frames(part: Path, final: Path) -> Segment | None:
     draft = part.with_name(part.name + DRAFT_SUFFIX)
     draft.unlink(missing_ok=True)
     with open_segment(part) as reader:
@@ -128,7 +127,10 @@ def _copy(reader: SegmentReader, draft: Path, final_name: str) -> Segment | None
         container = open_container(file, reader.label)
         stream = container.add_stream_from_template(reader.stream)
         stream.time_base = reader.stream.time_base
-        for packet in reader.packets():
+        for packet, is_last in _with_end(reader.packets()):
+            if is_last and not reader.is_finished:
+                # It may last until a frame that is lost: the steps in between would have no room to be drawn.
+                packet.duration = min(packet.duration or 1, round(1 / (reader.label.fps * reader.time_base)))
             tally.add(packet)
             packet.stream = stream
             container.mux_one(packet)
@@ -138,3 +140,14 @@ def _copy(reader: SegmentReader, draft: Path, final_name: str) -> Segment | None
         file.abandon()
         draft.unlink(missing_ok=True)
         raise
+
+
+def _with_end(packets: Iterator[Packet]) -> Iterator[tuple[Packet, bool]]:
+    """Yield each packet, and whether it is the last."""
+    before = next(packets, None)
+    for packet in packets:
+        assert before is not None
+        yield before, False
+        before = packet
+    if before is not None:
+        yield before, True

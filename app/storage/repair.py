@@ -16,7 +16,7 @@ from .files import PART_SUFFIX
 from .manifest import MAX_STEPS
 from .remux import Tally, measure
 from .segment_reader import ends_before_first_frame
-from .snapshot_file import SnapshotsAbout
+from .snapshot_format import SnapshotsAbout
 
 _REFUND_ORDER = (
     DropCause.NOT_RENDERED,
@@ -29,7 +29,7 @@ _REFUND_ORDER = (
 """Causes under which frames may be booked that are in a file after all, likeliest first."""
 
 
-class UnmendableError(Exception):
+class UnrepairableError(Exception):
     """Why a clip is left as it is; one line."""
 
 
@@ -93,11 +93,11 @@ class ClipReview:
         """Why files stay as they are."""
 
     def plan(self, files: Iterable[str]) -> Plan:
-        """Decide. Raises `UnmendableError` where the whole clip has to stay as it is."""
+        """Decide. Raises `UnrepairableError` where the whole clip has to stay as it is."""
         found = [one for file in sorted({*files, *self._listed}) if (one := self._read(file))]
         found.sort(key=lambda one: one.tally.steps[0])
         before = self._manifest or (self._from_label(found[0].tally) if found else None)
-        clip = self._mended(before, found) if before else None
+        clip = self._repaired(before, found) if before else None
         return Plan(clip=clip, to_close=self._to_close, to_remove=tuple(self._to_remove), actions=tuple(self._actions))
 
     def _read(self, file: str) -> _Found | None:
@@ -115,13 +115,13 @@ class ClipReview:
             problem = "it holds no frame that can be played"
         except (av.FFmpegError, OSError, ValueError) as exc:
             problem = getattr(exc, "strerror", None) or " ".join(str(exc).split())
-        self._leave(file, f"{path} can't be mended: {problem}")
+        self._leave(file, f"{path} can't be repaired: {problem}")
         return None
 
     def _leave(self, file: str, problem: str) -> None:
         """Keep a file as it is, and with it the clip, where its manifest counts on that file."""
         if file in self._listed:
-            raise UnmendableError(f"{problem}; its manifest lists it, and is left as it is")
+            raise UnrepairableError(f"{problem}; its manifest lists it, and is left as it is")
         self.problems.append(problem)
         if file.endswith(PART_SUFFIX):
             self._kept.append(file)
@@ -147,7 +147,7 @@ class ClipReview:
             segments=(),
         )
 
-    def _mended(self, before: Clip, found: list[_Found]) -> Clip:
+    def _repaired(self, before: Clip, found: list[_Found]) -> Clip:
         closed = self._closed(before, [one for one in found if not one.is_part])
         parts = self._parts(before, closed, [one for one in found if one.is_part])
         self._name_parts(parts, is_alone=len(closed) + len(parts) + len(self._kept) == 1)
@@ -160,6 +160,7 @@ class ClipReview:
         return replace(
             clip,
             state=state,
+            ended=_how_it_ended(before, shown),
             width=clip.width or (first.size[0] if first else None),
             height=clip.height or (first.size[1] if first else None),
             codec=clip.codec or (first.codec if first else None),
@@ -181,7 +182,7 @@ class ClipReview:
         return accepted
 
     def _parts(self, before: Clip, closed: list[_Found], found: list[_Found]) -> list[_Found]:
-        """Return the open segments to be closed; one that was mended before, and only not taken away, is none."""
+        """Return the open segments to be closed; one that was repaired before, and only not taken away, is none."""
         accepted: list[_Found] = []
         for one in found:
             twin = next((other for other in closed if other.file in (one.numbered_name, one.plain_name)), None)
@@ -302,15 +303,15 @@ def clip_of_snapshots(about: SnapshotsAbout) -> Clip:
 
 
 def with_snapshots(clip: Clip, snapshots: SnapshotFile, kept: Sequence[int]) -> Clip:
-    """Return a clip that was mended with its snapshots listed, of the steps `kept`, and books that balance.
+    """Return a clip that was repaired with its snapshots listed, of the steps `kept`, and books that balance.
 
     Raises:
-        UnmendableError: they are not its snapshots.
+        UnrepairableError: they are not its snapshots.
     """
     stride = clip.frame_stride
     check_size(clip)
     if any(step < clip.start_step or (step - clip.start_step) % stride for step in kept):
-        raise UnmendableError(f"{snapshots.file} can't be listed: its steps are not those of {clip.name}")
+        raise UnrepairableError(f"{snapshots.file} can't be listed: its steps are not those of {clip.name}")
     missing = steps_in(clip.missing_steps, stride)
     shown = {step for one in clip.segments for step in range(one.first_step, one.last_step + 1, stride)}
     unknown = set(kept) - missing - shown
@@ -322,7 +323,16 @@ def with_snapshots(clip: Clip, snapshots: SnapshotFile, kept: Sequence[int]) -> 
         with_missing(clip, frames, missing | unknown, newly=DropCause.NOT_RENDERED),
         snapshots=snapshots,
         state=clip.state if clip.frames.encoded else ClipState.UNRENDERED,
+        ended=_how_it_ended(clip, [*kept, *shown]),
     )
+
+
+def _how_it_ended(clip: Clip, steps: Iterable[int]) -> str | None:
+    """Return how the run ended that left the clip open, of which `steps` are known of."""
+    last = max(steps, default=None)
+    if clip.end_step is not None or last is None or not (clip.ended or "killed").startswith("killed"):
+        return clip.ended
+    return f"killed after step {last}"
 
 
 def with_missing(
@@ -345,7 +355,7 @@ def check_size(clip: Clip, shown: Sequence[int] = ()) -> None:
     """Check that a clip of which the steps `shown` are in files, ascending, is no larger than one can be.
 
     Raises:
-        UnmendableError: it is.
+        UnrepairableError: it is.
     """
     ends = [*shown[-1:], *(last for _, last in clip.missing_steps)]
     last = max(ends, default=clip.start_step) if clip.end_step is None else clip.end_step
@@ -353,7 +363,7 @@ def check_size(clip: Clip, shown: Sequence[int] = ()) -> None:
     spans = [(clip.start_step, last), *clip.missing_steps]
     sizes = [sum((last - first) // clip.frame_stride + 1 for first, last in found) for found in (spans, by_cause)]
     if max(sizes) > MAX_STEPS:
-        raise UnmendableError(f"{clip.name}.json can't be mended: a clip has at most {MAX_STEPS} steps")
+        raise UnrepairableError(f"{clip.name}.json can't be repaired: a clip has at most {MAX_STEPS} steps")
 
 
 def rebooked(dropped: Mapping[DropCause, int], count: int) -> dict[DropCause, int]:

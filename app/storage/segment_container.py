@@ -1,13 +1,9 @@
-"""A segment as a file: its container, what it says of itself, and how it comes to its name."""
+"""A segment as a file: its container, and how it comes to its name."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -19,6 +15,7 @@ from av.video.stream import VideoStream
 from ..clip import DropCause
 from ..errors import EncodeError
 from .files import sync_folder
+from .segment_label import SegmentLabel as SegmentLabel
 
 Packet: TypeAlias = "AnyPacket[VideoStream]"
 
@@ -29,65 +26,6 @@ CONTAINER_OPTIONS = {
     # A player of a growing file would lose the first fragment to an edit list.
     "use_editlist": "0",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentLabel:
-    """What a segment says of itself, in the container's `comment`: enough to tell the step of each frame."""
-
-    clip: str
-    start_step: int
-    """The step shown by the frame at `pts` 0 of this file."""
-    frame_stride: int
-    fps: Fraction
-
-    def step(self, pts: int) -> int:
-        """Return the step shown at `pts` of this file, counted in frames."""
-        return self.start_step + pts * self.frame_stride
-
-    def pts(self, time_s: Fraction) -> int:
-        """Return the frame at a time of this file [s]."""
-        return round(time_s * self.fps)
-
-    def to_comment(self) -> str:
-        """Return the label as a container's comment holds it."""
-        return json.dumps(
-            {
-                "stepreel": 1,
-                "clip": self.clip,
-                "start_step": self.start_step,
-                "frame_stride": self.frame_stride,
-                "fps": str(self.fps),
-            }
-        )
-
-    @classmethod
-    def from_comment(cls, comment: str | None) -> SegmentLabel | None:
-        """Return the label in a container's comment, or None where there is none that makes sense."""
-        try:
-            found = json.loads(comment or "")
-            clip, start_step, frame_stride, fps = (found[key] for key in ("clip", "start_step", "frame_stride", "fps"))
-            if found["stepreel"] != 1 or not _is_clip_name(clip) or not _FPS.fullmatch(fps):
-                return None
-            rate = Fraction(fps)
-        except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
-            return None
-        if not _is_step(start_step) or not _is_step(frame_stride) or frame_stride < 1 or rate <= 0:
-            return None
-        return cls(clip=clip, start_step=start_step, frame_stride=frame_stride, fps=rate)
-
-
-_FPS = re.compile(r"\d{1,9}(/\d{1,9})?", re.ASCII)
-_MOST_STEPS = 2**53
-
-
-def _is_clip_name(value: object) -> bool:
-    usable = isinstance(value, str) and 1 <= len(value) <= 200 and value.isprintable()
-    return usable and not {"/", "\\"} & set(str(value))
-
-
-def _is_step(value: object) -> bool:
-    return type(value) is int and abs(value) <= _MOST_STEPS
 
 
 class Part(Protocol):
@@ -161,7 +99,7 @@ def open_container(part: Part, label: SegmentLabel) -> OutputContainer:
 
 def publish(path: Path, final_path: Path) -> None:
     """Rename a file that is on the disk to a name that is free, so that the name is on the disk, too."""
-    if final_path.exists():
+    if os.path.lexists(final_path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final_path))
     os.rename(path, final_path)
     sync_folder(final_path.parent)

@@ -35,6 +35,8 @@ class SegmentReader:
     time_base: Fraction
     """Seconds of one unit of a packet's time."""
     label: SegmentLabel
+    is_finished: bool
+    """Whether its description comes last, as in a file that was closed: how long its last frame lasts was meant so."""
 
     def packets(self) -> Iterator[Packet]:
         """Yield the packets, in order, up to the first that is not whole."""
@@ -73,7 +75,9 @@ def open_segment(path: Path) -> Iterator[SegmentReader | None]:
             if getattr(stream, "codec_context", None) is None:  # PyAV's types don't tell.
                 raise ValueError("its video is of no kind that can be decoded")
             time_base = stream.time_base or Fraction(1)
-            yield SegmentReader(container=container, stream=stream, time_base=time_base, label=label)
+            yield SegmentReader(
+                container=container, stream=stream, time_base=time_base, label=label, is_finished=head.is_finished
+            )
 
 
 def ends_before_first_frame(path: Path) -> bool:
@@ -103,6 +107,8 @@ class _HeadOfFile:
         self._file = open_ordinary(path)
         self.has_index = False
         """Whether the description of the streams is whole, without which there are no frames."""
+        self.is_finished = False
+        """Whether the description comes behind the frames."""
         self.is_beginning = False
         """Whether the file ends before its first fragment does."""
         try:
@@ -136,8 +142,11 @@ class _HeadOfFile:
         file_nbytes = self._file.seek(0, os.SEEK_END)
         offset = frame_count = 0
         is_head = True
+        has_frames = False
         while (box := self._box_at(offset)) and box.end <= file_nbytes:
             self.has_index |= box.kind == b"moov"
+            self.is_finished |= box.kind == b"moov" and has_frames
+            has_frames |= box.kind == b"mdat"
             frame_count += self._announced_frames(offset, box)
             if frame_count > file_nbytes:  # FFmpeg would take memory for each of them.
                 raise ValueError("it says that it has more frames than bytes")

@@ -54,6 +54,13 @@ def test_a_manifest_that_counts_otherwise_is_a_line_with_the_clip_in_it(stepreel
     assert all("rl-video-step-20" in line for line in lines)
 
 
+def test_how_a_run_ended_that_did_not_close_a_clip_is_noted(stepreel: Command, recorded: Path) -> None:
+    _change_manifest(recorded / "rl-video-step-20.json", lambda manifest: manifest.update(ended="killed at step 31"))
+    result = stepreel("inspect", recorded)
+    assert result.exit_code == 0
+    assert result.stderr == "note: rl-video-step-20: its run did not close it: killed at step 31\n"
+
+
 def test_a_damaged_segment_is_a_difference(stepreel: Command, recorded: Path) -> None:
     (recorded / "rl-video-step-0.mp4").write_bytes(b"\0" * 100)
     result = stepreel("inspect", recorded)

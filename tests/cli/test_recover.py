@@ -1,4 +1,4 @@
-"""`stepreel recover`: a table of what was mended, lines for what was not, and an exit status to go by."""
+"""`stepreel recover`: a table of what was repaired, lines for what was not, and an exit status to go by."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_a_clip_that_was_cut_short_is_a_row_and_exit_3_and_then_nothing_to_do(
     (row,) = [line for line in result.stdout.splitlines() if line.startswith(NAME)]
     assert "recovered" in row
     assert f"{NAME}.000.mp4.part closed as {NAME}.mp4" in row
-    assert result.stdout.splitlines()[-1] == f"{tmp_path}: 1 clip, 1 mended"
+    assert result.stdout.splitlines()[-1] == f"{tmp_path}: 1 clip, 1 repaired"
     before = contents(tmp_path)
     again = stepreel("recover", tmp_path)
-    assert (again.exit_code, again.stdout) == (0, f"{tmp_path}: 1 clip, 0 mended\n")
+    assert (again.exit_code, again.stdout) == (0, f"{tmp_path}: 1 clip, 0 repaired\n")
     assert contents(tmp_path) == before
 
 
-def test_what_was_mended_without_loss_is_exit_0(stepreel: Command, tmp_path: Path) -> None:
+def test_what_was_repaired_without_loss_is_exit_0(stepreel: Command, tmp_path: Path) -> None:
     leave_late_manifest(tmp_path)
     assert stepreel("recover", tmp_path).exit_code == 0
     assert read_manifest(tmp_path / f"{NAME}.json").state is ClipState.COMPLETE
@@ -47,10 +47,10 @@ def test_what_was_mended_without_loss_is_exit_0(stepreel: Command, tmp_path: Pat
 
 def test_a_folder_without_clips_is_exit_0(stepreel: Command, tmp_path: Path) -> None:
     result = stepreel("recover", tmp_path)
-    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}: 0 clips, 0 mended\n")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}: 0 clips, 0 repaired\n")
 
 
-def test_what_can_not_be_mended_is_a_line_and_exit_1_and_the_rest_goes_on(stepreel: Command, tmp_path: Path) -> None:
+def test_what_can_not_be_repaired_is_a_line_and_exit_1_and_the_rest_goes_on(stepreel: Command, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
@@ -60,8 +60,8 @@ def test_what_can_not_be_mended_is_a_line_and_exit_1_and_the_rest_goes_on(stepre
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert str(first / f"{NAME}.000.mp4.part") in line
-    assert f"{first}: 1 clip, 1 mended, 1 left as they are" in result.stdout
-    assert f"{second}: 1 clip, 1 mended" in result.stdout
+    assert f"{first}: 1 clip, 1 repaired, 1 left as they are" in result.stdout
+    assert f"{second}: 1 clip, 1 repaired" in result.stdout
 
 
 def test_a_folder_that_is_recorded_into_is_left_alone_with_exit_0(
@@ -84,7 +84,7 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(stepreel: Command, tmp_pat
     assert contents(tmp_path) == before
     done = stepreel("recover", tmp_path)
     assert told.exit_code == done.exit_code == 3
-    assert told.stdout == done.stdout.replace("1 mended", "1 to mend")
+    assert told.stdout == done.stdout.replace("1 repaired", "1 to repair")
 
 
 def test_json_is_an_object_for_each_folder(stepreel: Command, tmp_path: Path) -> None:
@@ -105,6 +105,7 @@ def test_json_is_an_object_for_each_folder(stepreel: Command, tmp_path: Path) ->
         "mended": [],
         "removed": [],
         "problems": [],
+        "undrawn": [],
     }
     (clip,) = first["mended"]
     assert (clip["clip"], clip["state"], clip["whole"]) == (NAME, "recovered", False)

@@ -219,15 +219,15 @@ class Try:
     def recover_nothing(self) -> None:
         """Where nothing was killed, `recover` finds nothing to do."""
         before = evidence.fingerprint(self.folder)
-        self._recover_again("with nothing to mend")
-        require(evidence.fingerprint(self.folder) == before, "recover, with nothing to mend, changed files")
+        self._recover_again("with nothing to repair")
+        require(evidence.fingerprint(self.folder) == before, "recover, with nothing to repair, changed files")
         if evidence.manifests(self.folder):
             self._inspect()
 
-    def recover(self) -> int:
-        """Mend the folder twice: the second time there is nothing to do. Returns the first exit status."""
+    def recover(self, *flags: str) -> int:
+        """Repair the folder twice: the second time there is nothing to do. Returns the first exit status."""
         before = {clip.name: clip.steps for clip in evidence.look(self.folder)}
-        status, output = self.command("recover", str(self.folder))
+        status, output = self.command("recover", str(self.folder), *flags)
         require(status in (0, 3), f"recover exits {status}: {output[-2000:]}")
         clips = evidence.check_done(self.folder)
         after = {clip.name: clip.steps for clip in clips}
@@ -235,20 +235,20 @@ class Try:
             lost = sorted(steps - after.get(name, set()))
             require(not lost, f"recover lost {len(lost)} frames of {name} that could be played: {lost[:5]}")
         once = evidence.fingerprint(self.folder)
-        self._recover_again("called again")
+        self._recover_again("called again", *flags)
         require(evidence.fingerprint(self.folder) == once, "recover, called again, changed files")
         if clips:
             self._inspect()
         return status
 
-    def _recover_again(self, when: str) -> None:
-        """Find nothing to mend; mostly without a program of its own, whose start is dear."""
+    def _recover_again(self, when: str, *flags: str) -> None:
+        """Find nothing to repair; mostly without a program of its own, whose start is dear."""
         if self.seed % 4 == 0:
-            status, output = self.command("recover", str(self.folder))
+            status, output = self.command("recover", str(self.folder), *flags)
             require(status == 0, f"recover, {when}, exits {status}: {output[-2000:]}")
         else:
             found = recover(self.folder)
-            require(not (found.mended or found.removed or found.problems), f"recover, {when}: {found}")
+            require(not (found.repaired or found.removed or found.problems), f"recover, {when}: {found}")
 
     def render(self) -> None:
         """Draw the snapshots that were kept."""

@@ -107,6 +107,11 @@ def test_every_cause_and_state_has_a_colour() -> None:
     assert [state for state in ClipState if f".{state.value} {{ color: " not in css] == []
 
 
+def test_a_card_tells_how_a_run_ended_that_did_not_close_its_clip(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(manifest_of("a", ended="killed at <step> 31"))
+    assert "killed at <step> 31" in page_of(FolderReader(tmp_path).read()).text
+
+
 def test_each_of_several_causes_is_marked_where_it_was(tmp_path: Path) -> None:
     frames = {
         "requested": 10,

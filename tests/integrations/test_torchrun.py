@@ -50,7 +50,7 @@ def test_each_rank_records_all_of_its_steps_under_names_of_its_own(output_dir: P
     assert recover(output_dir).sound_count == len(clips)
 
 
-def test_a_killed_rank_ends_the_others_and_every_clip_can_be_mended(output_dir: Path) -> None:
+def test_a_killed_rank_ends_the_others_and_every_clip_can_be_repaired(output_dir: Path) -> None:
     run = train(output_dir, killed_rank=2)
     assert run.returncode != 0
     evidence.check_alive(output_dir)

@@ -118,7 +118,7 @@ def alter(folder: Path, *place: str | int, to: Any) -> None:
         (("segments", 0, "bytes"), 7, "nbytes: manifest says 7"),
         (("segments", 0, "duration_s"), 0.9, "duration_s: manifest says 0.9, found 1.0"),
         (("width",), 640, "size: manifest says (640, 48), found (64, 48)"),
-        (("fps",), 25, "fps: manifest says 25, found 30.0"),
+        (("fps",), 25, "fps: manifest says 25.0, found 30.0"),
         (("frame_stride",), 1, "frame_stride: manifest says 1, found 2"),
         (("start_step",), -2, "start_step of the first segment: manifest says -2, found 0"),
         (("end_step",), 116, "1 steps are not on the clip's grid, the first is 118"),
@@ -223,7 +223,7 @@ def test_a_video_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
     assert line.endswith("its video is of no kind that can be decoded")
     with pytest.raises(OutputError, match="no kind that can be decoded"):
         list(decode_frames(path))
-    assert recover(tmp_path).mended == ()
+    assert recover(tmp_path).repaired == ()
 
 
 def test_files_of_others_are_no_difference(tmp_path: Path) -> None:

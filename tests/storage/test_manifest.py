@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepreel.clip import Clip, ClipState, DropCause, FrameCounts, Segment
 from stepreel.errors import OutputError
 from stepreel.storage import manifest
-from stepreel.storage.manifest import is_file_of, prune_clips, read_manifest, reserve_name, write_manifest
+from stepreel.storage.manifest import delete_clip, is_file_of, prune_clips, read_manifest, reserve_name, write_manifest
+from stepreel.storage.segment_label import SegmentLabel
 
 SEGMENT = Segment(file="run-step-300.mp4", first_step=300, last_step=449, frames=148, nbytes=812345, duration_s=5.0)
 CLIP = Clip(
@@ -127,19 +130,20 @@ def changed(*place: str | int, to: Any) -> bytes:
         (b"", "no JSON"),
         (json.dumps(SCHEMA_1).encode()[:-40], "no JSON"),
         (b"\xff\xfe\x00", "no JSON"),
-        (b"[" * 200_000, "nested too deep"),
-        (b"[]", "an object"),
+        (b"[" * 200_000, "object"),
+        (b'{"other": ' + b"[" * 200_000, "nested too deep"),
+        (b"[]", r"it: got \[\]; allowed: object"),
         (b"{}", "schema is missing"),
         (changed("schema", to=2), "schema: got 2"),
         (changed("schema", to=True), "schema"),
         (changed("clip", to="other"), "clip: got 'other'"),
         (changed("clip", to="../run-step-300"), "clip"),
-        (changed("state", to="great"), "state: got 'great'"),
+        (changed("state", to="great"), "state: got 'great'; allowed: one of recording, complete"),
         (changed("state", to=["complete"]), "state"),
         (changed("start_step", to=1.5), "start_step"),
         (changed("start_step", to=10**400), "start_step"),
         (changed("end_step", to="449"), "end_step"),
-        (changed("frame_stride", to=0), "frame_stride: got 0"),
+        (changed("frame_stride", to=0), "frame_stride: got 0; allowed: int >= 1"),
         (changed("fps", to=-1), "fps"),
         (changed("fps", to=True), "fps"),
         (json.dumps({**SCHEMA_1, "fps": float("nan")}).encode(), "NaN"),
@@ -148,8 +152,11 @@ def changed(*place: str | int, to: Any) -> bytes:
         (changed("stream", to="x" * 10_000), "stream"),
         (changed("frames", to=[]), "frames: got"),
         (changed("frames", "requested", to=-1), r"frames\.requested"),
-        (changed("frames", "dropped", to={"bored": 1}), "bored"),
-        (changed("frames", "dropped", to={"queue_full": "2"}), r"frames\.dropped\.queue_full"),
+        (
+            changed("frames", "dropped", to={"bored": 1}),
+            r"frames\.dropped: got \{'bored': 1\}; allowed: one of queue_full",
+        ),
+        (changed("frames", "dropped", to={"closed": 1, "queue_full": "2"}), r"frames\.dropped\.queue_full: got '2'"),
         (changed("frames", "missing_steps", to=[[3, 1]]), "missing_steps"),
         (changed("frames", "missing_steps", to=[[1, 2, 3]]), "missing_steps"),
         (changed("frames", "missing_steps", to=[[1, "2"]]), "missing_steps"),
@@ -163,7 +170,19 @@ def changed(*place: str | int, to: Any) -> bytes:
         (changed("segments", 0, "file", to="/etc/run-step-300.mp4"), r"segments\[0\]\.file"),
         (changed("segments", 0, "file", to="theirs.mp4"), r"segments\[0\]\.file"),
         (changed("segments", 0, "file", to="run-step-300.mp4\n"), r"segments\[0\]\.file"),
-        (changed("segments", 0, "bytes", to=None), r"segments\[0\]\.bytes"),
+        (changed("segments", 0, "bytes", to=None), r"segments\[0\]\.bytes: got None; allowed: int"),
+        (
+            changed("segments", to=[{"file": "run-step-300.mp4", "first_step": 1}]),
+            r"segments\[0\]\.last_step is missing",
+        ),
+        (
+            changed("segments", to=[{"file": "run-step-300.mp4.part", "first_step": 1, "open": True}] * 2),
+            "not the last",
+        ),
+        (changed("segments", to=SCHEMA_1["segments"] * 2), "listed twice"),  # type: ignore[operator]
+        (changed("snapshots", to={"file": "x.npz", "frames": 1, "bytes": 1}), r"snapshots\.file: got 'x\.npz'"),
+        (changed("ended", to="killed\x1b[2J"), "ended"),
+        (changed("ended", to=5), "ended: got 5"),
         (changed("segments", to=[{"file": "a/b.mp4.part", "first_step": 1, "open": True}]), "file"),
     ],
 )
@@ -244,6 +263,44 @@ def test_a_name_in_a_folder_that_is_gone_is_an_output_error(tmp_path: Path) -> N
         reserve_name(tmp_path / "gone", "run-step-0")
 
 
+def test_the_thousandth_clip_of_a_name_costs_a_listing_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("listdir", "open", "lstat", "stat"):
+        counted(name)
+    matches = Counter[str]()
+    possible_owners = manifest._possible_owners
+
+    def counted_owners(entry: str) -> tuple[str, ...]:
+        matches[entry] += 1
+        return possible_owners(entry)
+
+    monkeypatch.setattr(manifest, "_possible_owners", counted_owners)
+    names = [reserve_name(tmp_path, "run") for _ in range(1000)]
+    monkeypatch.undo()
+    assert names == ["run", *(f"run-{number}" for number in range(2, 1001))]
+    assert calls == {"listdir": 1000, "open": 1000}
+    assert matches["run.json"] == 999, "each entry is looked at once for each name that is asked for"
+
+
+@pytest.mark.parametrize("file", ["run.json", "run.mp4", "run.000.mp4.part", "run.snapshots.npz", "run.json.part"])
+def test_a_link_takes_a_name(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).symlink_to("nowhere")
+    assert reserve_name(tmp_path, "run") == "run-2"
+    assert (tmp_path / file).readlink() == Path("nowhere")
+
+
 @pytest.fixture
 def add_clip(tmp_path: Path) -> Callable[..., None]:
     """Writes a clip's manifest and an empty segment, newer than those before."""
@@ -299,6 +356,95 @@ def test_what_is_recorded_or_belongs_to_others_stays(tmp_path: Path, add_clip: C
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_clips_that_wait_for_a_decision_neither_count_nor_go(tmp_path: Path, add_clip: Callable[..., None]) -> None:
+    for step in range(5):
+        add_clip(f"run-step-{step}")
+    assert prune_clips(tmp_path, "run", 2, undecided={"run-step-0", "run-step-4"}) == ["run-step-1"]
+    assert prune_clips(tmp_path, "run", 2) == ["run-step-0", "run-step-2"]
+
+
+def test_links_are_neither_followed_nor_deleted(tmp_path: Path, add_clip: Callable[..., None]) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("video", "clip.json"):
+        (outside / name).write_text("somebody's")
+    add_clip("run-step-0")
+    add_clip("run-step-1")
+    (tmp_path / "run-step-0.001.mp4").symlink_to(outside / "video")
+    (tmp_path / "run-step-1.json").unlink()
+    (tmp_path / "run-step-1.json").symlink_to(outside / "clip.json")
+    (tmp_path / "run-step-2.json").symlink_to(outside / "nowhere")
+    assert prune_clips(tmp_path, "run", 0) == ["run-step-0"]
+    for name in ("run-step-1", "run-step-2"):
+        with pytest.raises(OutputError, match="links are not followed"):
+            delete_clip(tmp_path, name)
+        with pytest.raises(OutputError, match="links are not followed"):
+            write_manifest(tmp_path, replace(CLIP, name=name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "outside",
+        "run-step-0.001.mp4",
+        "run-step-1.json",
+        "run-step-1.mp4",
+        "run-step-2.json",
+    ]
+    assert sorted(path.read_text() for path in outside.iterdir()) == ["somebody's"] * 2
+
+
+def put_segment(folder: Path, file: str, clip: str | None) -> None:
+    label = SegmentLabel(clip=clip or "", start_step=0, frame_stride=1, fps=Fraction(30))
+    (folder / file).write_bytes(b"ftyp" + (label.to_comment().encode() if clip else b"") + b"\0mdat")
+
+
+STEMS = st.sampled_from(["a", "a.000", "a.001", "a.000.001", "ab", "a-2", "a.mp4", "a.000.mp4", "a{}", 'a"}'])
+SUFFIXES = st.sampled_from([".mp4", ".000.mp4", ".001.mp4", ".001.mp4.part", ".000.mp4.part"])
+
+
+@settings(deadline=None)
+@given(
+    names=st.lists(STEMS, min_size=1, max_size=5, unique=True),
+    files=st.lists(st.tuples(st.integers(0, 4), SUFFIXES), max_size=8),
+    doomed=st.integers(0, 4),
+)
+def test_no_file_of_another_clip_goes_with_a_clip(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], files: list[tuple[int, str]], doomed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("alike")
+    owners: dict[str, str] = {}
+    for index, suffix in files:
+        name = names[index % len(names)]
+        owners.setdefault(f"{name}{suffix}", name)
+    for file, name in owners.items():
+        put_segment(folder, file, name)
+    for name in names:
+        (folder / f"{name}.json").touch()
+        (folder / f"{name}.snapshots.npz").touch()
+    delete_clip(folder, names[doomed % len(names)])
+    gone = names.pop(doomed % len(names))
+    kept = {file for file, name in owners.items() if name != gone}
+    assert set(os.listdir(folder)) == kept | {f"{name}{end}" for name in names for end in (".json", ".snapshots.npz")}
+
+
+def test_without_a_label_a_file_is_of_the_clip_that_lists_it(tmp_path: Path) -> None:
+    listed = replace(SEGMENT, file="a.001.mp4")
+    for file in ("a.001.mp4", "a.002.mp4"):
+        put_segment(tmp_path, file, None)
+    write_manifest(tmp_path, replace(CLIP, name="a", segments=(listed,)))
+    for name in ("a.001", "a.002"):
+        write_manifest(tmp_path, replace(CLIP, name=name, segments=()))
+        delete_clip(tmp_path, name)
+        assert sorted(os.listdir(tmp_path)) == ["a.001.mp4", "a.002.mp4", "a.json"]
+    write_manifest(tmp_path, replace(CLIP, name="a.002", segments=()))
+    delete_clip(tmp_path, "a")
+    assert sorted(os.listdir(tmp_path)) == ["a.002.json", "a.002.mp4"], "whose it is can't be told"
+
+
+def test_how_a_run_ended_is_told_where_it_did_not_close_the_clip(tmp_path: Path) -> None:
+    clip = replace(CLIP, ended="killed at step 1234")
+    write_manifest(tmp_path, clip)
+    assert json.loads((tmp_path / "run-step-300.json").read_bytes())["ended"] == "killed at step 1234"
+    assert read_manifest(tmp_path / "run-step-300.json") == clip
+
+
 def test_a_prefix_is_no_pattern(tmp_path: Path, add_clip: Callable[..., None]) -> None:
     add_clip("axb-step-0")
     assert prune_clips(tmp_path, "a.b", 0) == []
@@ -316,7 +462,7 @@ def test_a_prefix_is_no_pattern(tmp_path: Path, add_clip: Callable[..., None]) -
         ("a.000.json", False),
         ("a-2.mp4", False),
         ("ab.mp4", False),
-        ("a.mp4.part.salvage", False),
+        ("a.mp4.part.draft", False),
         ("a.mp4\n", False),
     ],
 )

@@ -40,20 +40,20 @@ def steps_of(folder: Path, name: str = NAME) -> list[int]:
 
 
 def recover_twice(folder: Path) -> Recovery:
-    """Mend a folder, and check that the books balance, that files are as told, and that once was enough."""
+    """Repair a folder, and check that the books balance, that files are as told, and that once was enough."""
     before = contents(folder)
     planned = recover(folder, dry_run=True)
     assert contents(folder) == before
     recovery = recover(folder)
-    assert [one.actions for one in planned.mended] == [one.actions for one in recovery.mended]
+    assert [one.actions for one in planned.repaired] == [one.actions for one in recovery.repaired]
     assert (planned.removed, planned.sound_count) == (recovery.removed, recovery.sound_count)
     after = contents(folder)
     again = recover(folder)
     assert contents(folder) == after
-    assert (again.mended, again.removed) == ((), ())
-    assert again.sound_count == recovery.sound_count + len(recovery.mended)
+    assert (again.repaired, again.removed) == ((), ())
+    assert again.sound_count == recovery.sound_count + len(recovery.repaired)
     assert LOCK_FILE not in after
-    for one in recovery.mended:
+    for one in recovery.repaired:
         clip = manifest_of(folder, one.clip.name)
         assert clip == one.clip
         assert clip.state is not ClipState.RECORDING
@@ -72,7 +72,7 @@ def recover_whole(folder: Path) -> Recovery:
 
 def test_a_clip_whose_processes_were_killed_is_closed_up_to_its_last_fragment(tmp_path: Path) -> None:
     left = leave_clip(tmp_path, 75)
-    (one,) = recover_whole(tmp_path).mended
+    (one,) = recover_whole(tmp_path).repaired
     clip = manifest_of(tmp_path)
     assert clip.state is ClipState.RECOVERED
     assert clip.segments[:2] == left.segments
@@ -106,7 +106,7 @@ def test_frames_that_are_in_no_file_are_counted_as_lost_with_their_worker(tmp_pa
     leave_clip(tmp_path, 75)
     (tmp_path / f"{NAME}.001.mp4").unlink()
     write_manifest(tmp_path, replace(manifest_of(tmp_path), segments=manifest_of(tmp_path).segments[:1], end_step=178))
-    (one,) = recover_whole(tmp_path).mended
+    (one,) = recover_whole(tmp_path).repaired
     clip = one.clip
     assert clip.frames.requested == 90
     assert clip.frames.dropped == {DropCause.WORKER_LOST: 90 - clip.frames.encoded}
@@ -153,7 +153,7 @@ def test_a_clip_of_which_only_the_last_manifest_is_late_is_complete(tmp_path: Pa
     segments = leave(tmp_path, 61)[:2]
     (tmp_path / f"{NAME}.002.mp4.part").unlink()
     write_manifest(tmp_path, state_of(segments=segments[:1], open_segment=f"{NAME}.001.mp4.part", end_step=118))
-    (one,) = recover_whole(tmp_path).mended
+    (one,) = recover_whole(tmp_path).repaired
     assert one.clip.state is ClipState.COMPLETE
     assert one.clip.frames.requested == one.clip.frames.encoded == 60
     assert one.is_whole
@@ -165,7 +165,7 @@ def test_a_clip_without_a_frame_has_failed(tmp_path: Path) -> None:
     assert manifest_of(tmp_path).state is ClipState.FAILED
 
 
-def test_what_a_full_disk_kept_from_being_mended_is_mended_later(tmp_path: Path) -> None:
+def test_what_a_full_disk_kept_from_being_repaired_is_repaired_later(tmp_path: Path) -> None:
     leave(tmp_path, 25)
     part = f"{NAME}.000.mp4.part"
     lost = state_of(
@@ -176,7 +176,7 @@ def test_what_a_full_disk_kept_from_being_mended_is_mended_later(tmp_path: Path)
         open_segment=part,
     )
     write_manifest(tmp_path, lost)
-    (one,) = recover_whole(tmp_path).mended
+    (one,) = recover_whole(tmp_path).repaired
     assert one.clip.state is ClipState.RECOVERED
     assert one.clip.frames.encoded == KEPT
     assert one.clip.frames.dropped == {DropCause.DISK_FULL: 30 - KEPT}
@@ -200,7 +200,7 @@ def test_a_disk_that_is_still_full_is_a_problem_until_there_is_room(tmp_path: Pa
     assert steps_of(tmp_path) == STEPS[:KEPT]
 
 
-def test_several_clips_and_ranks_are_mended_and_whole_ones_left_alone(tmp_path: Path) -> None:
+def test_several_clips_and_ranks_are_repaired_and_whole_ones_left_alone(tmp_path: Path) -> None:
     for rank in range(3):
         leave_clip(tmp_path, 25, f"run-rank{rank}-step-0")
     leave_clip(tmp_path, 45, "run-rank1-step-0.001")
@@ -216,7 +216,7 @@ def test_several_clips_and_ranks_are_mended_and_whole_ones_left_alone(tmp_path: 
     write_manifest(tmp_path, whole)
     stamp = (tmp_path / "whole.json").stat().st_mtime_ns
     recovery = recover_whole(tmp_path)
-    assert sorted(one.clip.name for one in recovery.mended) == [
+    assert sorted(one.clip.name for one in recovery.repaired) == [
         "run-rank0-step-0",
         "run-rank1-step-0",
         "run-rank1-step-0.001",
@@ -326,11 +326,11 @@ def test_an_open_segment_that_can_not_be_read_stays_and_is_told_of_every_time(tm
     assert part.read_bytes() == damaged[damage]
     clip = manifest_of(tmp_path)
     assert (clip.state, clip.open_segment, clip.frames.encoded) == (ClipState.RECOVERED, part.name, 60)
-    assert len(recovery.mended) == 2
+    assert len(recovery.repaired) == 2
 
 
 @pytest.mark.parametrize("final", [f"{NAME}.mp4", f"{NAME}.000.mp4"])
-def test_an_open_segment_that_was_mended_and_not_yet_taken_away_is_taken_away(tmp_path: Path, final: str) -> None:
+def test_an_open_segment_that_was_repaired_and_not_yet_taken_away_is_taken_away(tmp_path: Path, final: str) -> None:
     leave_clip(tmp_path, 25)
     data = (tmp_path / f"{NAME}.000.mp4.part").read_bytes()
     left = (tmp_path / MANIFEST).read_bytes()
@@ -355,13 +355,13 @@ def test_an_open_segment_that_holds_more_than_the_closed_one_stays(tmp_path: Pat
     assert part.read_bytes() == data
 
 
-def test_a_clip_of_which_a_listed_segment_is_gone_stays_as_it_is_and_the_rest_is_mended(tmp_path: Path) -> None:
+def test_a_clip_of_which_a_listed_segment_is_gone_stays_as_it_is_and_the_rest_is_repaired(tmp_path: Path) -> None:
     leave_clip(tmp_path, 75)
     leave_clip(tmp_path, 25, "other")
     (tmp_path / f"{NAME}.000.mp4").unlink()
     before = contents(tmp_path)
     recovery = recover_twice(tmp_path)
-    assert [one.clip.name for one in recovery.mended] == ["other"]
+    assert [one.clip.name for one in recovery.repaired] == ["other"]
     assert f"{NAME}.000.mp4" in recovery.problems[0]
     assert {name: data for name, data in contents(tmp_path).items() if name.startswith(NAME)} == {
         name: data for name, data in before.items() if name.startswith(NAME)
@@ -464,13 +464,13 @@ def test_without_locks_a_folder_that_changed_lately_counts_as_recorded_into(
     for path in tmp_path.iterdir():
         os.utime(path, (1e9, 1e9))
     recovery = recover(tmp_path)
-    assert len(recovery.mended) == 1
+    assert len(recovery.repaired) == 1
 
 
-def test_a_folder_that_is_being_mended_is_not_recorded_into(tmp_path: Path) -> None:
+def test_a_folder_that_is_being_repaired_is_not_recorded_into(tmp_path: Path) -> None:
     lock = FolderLock.claim(tmp_path, timeout_s=0)
     assert lock
-    with pytest.raises(OutputError, match="is being mended"):
+    with pytest.raises(OutputError, match="is being repaired"):
         FolderLock.share(tmp_path, timeout_s=0.1)
     lock.release()
     FolderLock.share(tmp_path).release()
@@ -491,6 +491,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     before = contents(outside)
     recovery = recover(folder)
     assert contents(outside) == before
+    assert (folder / ".session.json.5").is_symlink()
     assert any("links are not followed" in problem for problem in recovery.problems)
     assert steps_of(folder) == STEPS[:KEPT]
     inspect(folder)
@@ -548,11 +549,11 @@ def test_whatever_was_left_adds_up_afterwards(
         )
     write_manifest(folder, clip)
     recover_whole(folder)
-    mended = manifest_of(folder)
+    repaired = manifest_of(folder)
     if is_ended:
-        assert mended.frames.requested == frame_count
+        assert repaired.frames.requested == frame_count
     if booked:
-        assert mended.frames.dropped.get(DropCause.QUEUE_FULL, 0) == len(missing)
+        assert repaired.frames.dropped.get(DropCause.QUEUE_FULL, 0) == len(missing)
 
 
 TRAINING = """
@@ -574,7 +575,7 @@ with Recorder(config, SyntheticBackend(width=64, height=64)) as recorder:
 
 
 @pytest.mark.parametrize("victim", ["training", "both"])
-def test_what_a_killed_training_leaves_is_mended(output_dir: Path, victim: str) -> None:
+def test_what_a_killed_training_leaves_is_repaired(output_dir: Path, victim: str) -> None:
     import psutil
 
     chosen = random.Random(victim).randrange(20, 140)
@@ -595,7 +596,7 @@ def test_what_a_killed_training_leaves_is_mended(output_dir: Path, victim: str) 
     recovery = recover_whole(output_dir)
     clips = [read_manifest(path) for path in output_dir.glob("rl-video-*.json")]
     assert sum(clip.frames.encoded for clip in clips) >= chosen - 12
-    assert recovery.mended
+    assert recovery.repaired
     assert ClipState.RECORDING not in [clip.state for clip in clips]
 
 
@@ -616,8 +617,8 @@ def hostile_folder(factory: pytest.TempPathFactory, files: dict[str, bytes]) -> 
     return folder
 
 
-def look_and_mend(folder: Path) -> None:
-    """Inspect and mend a folder in which anything may be: lines, no exception, nothing touched outside."""
+def look_and_repair(folder: Path) -> None:
+    """Inspect and repair a folder in which anything may be: lines, no exception, nothing touched outside."""
     lines: list[str] = []
     for entry in (folder, folder / f"{NAME}.000.mp4", folder / f"{NAME}.002.mp4.part"):
         try:
@@ -675,7 +676,7 @@ def test_a_hostile_manifest_is_a_line_and_no_crash(
     data = HOSTILE_MANIFESTS[hostile]
     if isinstance(data, dict):
         data = altered(killed[MANIFEST], state=state, **data)
-    look_and_mend(hostile_folder(tmp_path_factory, {**killed, MANIFEST: data}))
+    look_and_repair(hostile_folder(tmp_path_factory, {**killed, MANIFEST: data}))
 
 
 def bomb(data: bytes, kind: bytes, at: int, count: int) -> bytes:
@@ -694,7 +695,7 @@ def test_a_segment_that_says_it_has_millions_of_frames_takes_no_memory(
     files = {part: bomb(plain_trun, b"trun", 4, 80_000_000), closed: bomb(killed[closed], b"stsz", 8, 80_000_000)}
     folder = hostile_folder(tmp_path_factory, {**killed, **files})
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    look_and_mend(folder)
+    look_and_repair(folder)
     assert any("more frames than bytes" in line for line in inspect(folder).differences)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 200_000
 
@@ -741,7 +742,7 @@ def test_damaged_files_are_lines_and_no_crash(
     for place, patch in edits:
         start = int(place * len(data))
         data[start : start + len(patch)] = patch
-    look_and_mend(hostile_folder(tmp_path_factory, {**killed, victim: bytes(data[: int(end * len(data))])}))
+    look_and_repair(hostile_folder(tmp_path_factory, {**killed, victim: bytes(data[: int(end * len(data))])}))
 
 
 JSON_VALUES = st.recursive(
@@ -762,4 +763,4 @@ JSON_VALUES = st.recursive(
 def test_manifests_of_any_content_are_lines_and_no_crash(
     tmp_path_factory: pytest.TempPathFactory, killed: dict[str, bytes], changes: dict[str, Any]
 ) -> None:
-    look_and_mend(hostile_folder(tmp_path_factory, {**killed, MANIFEST: altered(killed[MANIFEST], **changes)}))
+    look_and_repair(hostile_folder(tmp_path_factory, {**killed, MANIFEST: altered(killed[MANIFEST], **changes)}))

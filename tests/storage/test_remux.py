@@ -19,7 +19,7 @@ from stepreel.encoders.codecs import EncodeSettings
 from stepreel.encoders.segment_writer import ClipWriter
 from stepreel.errors import EncodeError
 from stepreel.storage.inspection import decode_frames
-from stepreel.storage.remux import salvage
+from stepreel.storage.remux import remux
 
 SETTINGS = EncodeSettings(
     codec="libx264",
@@ -74,7 +74,7 @@ def steps_in(path: Path) -> list[int]:
 
 def test_all_but_the_last_gop_is_kept(tmp_path: Path, part_bytes: bytes) -> None:
     (tmp_path / PART).write_bytes(part_bytes)
-    segment = salvage(tmp_path, PART, FINAL)
+    segment = remux(tmp_path, PART, FINAL)
     assert segment is not None
     steps = steps_in(tmp_path / FINAL)
     assert steps == STEPS[: segment.frames]
@@ -88,14 +88,14 @@ def test_all_but_the_last_gop_is_kept(tmp_path: Path, part_bytes: bytes) -> None
 def test_what_is_kept_is_not_encoded_again(tmp_path: Path, part_bytes: bytes) -> None:
     (tmp_path / PART).write_bytes(part_bytes)
     before = [pixels for _, pixels in decode_frames(tmp_path / PART)]
-    salvage(tmp_path, PART, FINAL)
+    remux(tmp_path, PART, FINAL)
     after = [pixels for _, pixels in decode_frames(tmp_path / FINAL)]
     assert np.array_equal(before, after)
 
 
-def test_the_mended_file_is_an_ordinary_mp4(tmp_path: Path, part_bytes: bytes) -> None:
+def test_the_repaired_file_is_an_ordinary_mp4(tmp_path: Path, part_bytes: bytes) -> None:
     (tmp_path / PART).write_bytes(part_bytes)
-    segment = salvage(tmp_path, PART, FINAL)
+    segment = remux(tmp_path, PART, FINAL)
     assert segment is not None
     with av.open(str(tmp_path / FINAL)) as container:
         stream = container.streams.video[0]
@@ -105,21 +105,21 @@ def test_the_mended_file_is_an_ordinary_mp4(tmp_path: Path, part_bytes: bytes) -
 
 def test_a_second_call_gives_the_same_answer(tmp_path: Path, part_bytes: bytes) -> None:
     (tmp_path / PART).write_bytes(part_bytes)
-    assert salvage(tmp_path, PART, FINAL) == salvage(tmp_path, PART, FINAL) != None  # noqa: E711
+    assert remux(tmp_path, PART, FINAL) == remux(tmp_path, PART, FINAL) != None  # noqa: E711
 
 
 def test_an_interrupted_call_is_taken_up_again(tmp_path: Path, part_bytes: bytes) -> None:
     (tmp_path / PART).write_bytes(part_bytes)
-    (tmp_path / f"{PART}.salvage").write_bytes(part_bytes[:100])
-    first = salvage(tmp_path, PART, FINAL)
+    (tmp_path / f"{PART}.draft").write_bytes(part_bytes[:100])
+    first = remux(tmp_path, PART, FINAL)
     (tmp_path / PART).write_bytes(part_bytes)  # Killed between the new name and the removal of the part.
-    assert salvage(tmp_path, PART, FINAL) == first
+    assert remux(tmp_path, PART, FINAL) == first
     assert os.listdir(tmp_path) == [FINAL]
 
 
 def test_a_segment_that_was_whole_keeps_every_frame(tmp_path: Path, closed_bytes: bytes) -> None:
     (tmp_path / PART).write_bytes(closed_bytes)
-    segment = salvage(tmp_path, PART, FINAL)
+    segment = remux(tmp_path, PART, FINAL)
     assert segment is not None
     assert segment.frames == FRAME_COUNT
     assert segment.duration_s == pytest.approx(70 / 30)
@@ -128,9 +128,9 @@ def test_a_segment_that_was_whole_keeps_every_frame(tmp_path: Path, closed_bytes
 @pytest.mark.parametrize("data", [b"", b"\0" * 500, b"not a video"])
 def test_a_part_without_a_frame_is_removed(tmp_path: Path, data: bytes) -> None:
     (tmp_path / PART).write_bytes(data)
-    assert salvage(tmp_path, PART, FINAL) is None
+    assert remux(tmp_path, PART, FINAL) is None
     assert os.listdir(tmp_path) == []
-    assert salvage(tmp_path, PART, FINAL) is None
+    assert remux(tmp_path, PART, FINAL) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,7 +141,7 @@ def test_a_part_cut_anywhere_keeps_its_complete_frames(
     folder = tmp_path_factory.mktemp("cut")
     cut = int(share * len(part_bytes))
     (folder / PART).write_bytes(part_bytes[:cut])
-    segment = salvage(folder, PART, FINAL)
+    segment = remux(folder, PART, FINAL)
     if segment is None:
         assert os.listdir(folder) == []
         return
@@ -153,7 +153,7 @@ def test_more_of_a_part_never_gives_fewer_frames(tmp_path: Path, part_bytes: byt
     kept = []
     for cut in range(0, len(part_bytes), 97):
         (tmp_path / PART).write_bytes(part_bytes[:cut])
-        segment = salvage(tmp_path, PART, FINAL)
+        segment = remux(tmp_path, PART, FINAL)
         kept.append(segment.frames if segment else 0)
         (tmp_path / FINAL).unlink(missing_ok=True)
     assert kept == sorted(kept)
@@ -168,7 +168,7 @@ def test_the_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     (tmp_path / "theirs.mp4").rename(tmp_path / PART)
     with pytest.raises(EncodeError, match="did not write it"):
-        salvage(tmp_path, PART, FINAL)
+        remux(tmp_path, PART, FINAL)
     assert os.listdir(tmp_path) == [PART]
 
 
@@ -176,7 +176,7 @@ def test_a_name_taken_by_another_file_is_not_overwritten(tmp_path: Path, part_by
     (tmp_path / PART).write_bytes(part_bytes)
     (tmp_path / FINAL).write_bytes(b"mine")
     with pytest.raises(EncodeError, match="move it away"):
-        salvage(tmp_path, PART, FINAL)
+        remux(tmp_path, PART, FINAL)
     assert (tmp_path / FINAL).read_bytes() == b"mine"
     assert (tmp_path / PART).read_bytes() == part_bytes
 
@@ -213,8 +213,31 @@ def test_a_killed_worker_costs_at_most_a_second(tmp_path: Path, lines: int) -> N
     steps = []
     for file in sorted(os.listdir(tmp_path)):
         final = file.removesuffix(".part")
-        if file == final or salvage(tmp_path, file, final):
+        if file == final or remux(tmp_path, file, final):
             steps += steps_in(tmp_path / final)
     assert steps == list(range(len(steps)))
     assert written + 1 - len(steps) <= 30
     assert not [file for file in os.listdir(tmp_path) if not file.endswith(".mp4")]
+
+
+def test_a_link_in_the_place_of_a_file_is_neither_followed_nor_replaced(tmp_path: Path, part_bytes: bytes) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / PART).write_bytes(part_bytes)
+    (outside / "draft").write_bytes(b"somebody's")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / PART).write_bytes(part_bytes)
+    (folder / FINAL).symlink_to(outside / "nowhere")
+    with pytest.raises(EncodeError, match="links are not followed"):
+        remux(folder, PART, FINAL)
+    assert (folder / FINAL).is_symlink()
+    (folder / FINAL).unlink()
+    (folder / f"{PART}.draft").symlink_to(outside / "draft")
+    assert remux(folder, PART, FINAL)
+    (folder / PART).symlink_to(outside / PART)
+    with pytest.raises(EncodeError, match="links are not followed"):
+        remux(folder, PART, "other.mp4")
+    assert (outside / PART).read_bytes() == part_bytes
+    assert (outside / "draft").read_bytes() == b"somebody's"
+    assert sorted(os.listdir(folder)) == sorted([FINAL, PART])

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from stepreel.errors import OutputError
 from stepreel.interfaces import RendererArchive
-from stepreel.storage.snapshot_file import SnapshotReader, SnapshotsAbout, SnapshotWriter, salvage_snapshots
+from stepreel.storage.snapshot_file import SnapshotReader, archive_members
+from stepreel.storage.snapshot_format import SnapshotsAbout
+from stepreel.storage.snapshot_writer import SnapshotWriter, repair_snapshots
 
 ABOUT = SnapshotsAbout(
     clip="run-step-0", start_step=0, frame_stride=1, fps=30.0, encoding={}, kind="synthetic", settings={}
@@ -26,9 +28,12 @@ ARCHIVE = RendererArchive(kind="synthetic", arrays={"mesh": np.arange(12.0)}, se
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("snapshots")
-    writer = SnapshotWriter(folder, ABOUT, ARCHIVE)
-    writer.append([(step, bytes([step] * 8)) for step in range(3)])
-    return (folder / writer.close().file).read_bytes()
+    writer = SnapshotWriter(folder, ABOUT, archive_members(ARCHIVE))
+    for step in range(3):
+        writer.append(step, bytes([step] * 8))
+    closed = writer.close(None)
+    assert closed
+    return (folder / closed.file).read_bytes()
 
 
 def read_all(path: Path) -> list[int]:
@@ -59,7 +64,7 @@ def test_a_directory_of_another_kind_is_refused(
     data[good.index(signature) + offset] = value
     path = tmp_path / "run-step-0.snapshots.npz"
     path.write_bytes(data)
-    with pytest.raises(OutputError, match="no file of snapshots"):
+    with pytest.raises(OutputError, match=r"no file of snapshots|mesh\.npy is damaged"):
         read_all(path)
 
 
@@ -97,7 +102,7 @@ def test_any_change_is_read_or_refused(
     path = folder / "run-step-0.snapshots.npz"
     for name, read in (
         (path.name, lambda: read_all(path)),
-        (f"{path.name}.part", lambda: salvage_snapshots(folder, f"{path.name}.part")),
+        (f"{path.name}.part", lambda: repair_snapshots(folder, f"{path.name}.part")),
     ):
         (folder / name).write_bytes(data)
         with suppress(OutputError):

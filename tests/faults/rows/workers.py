@@ -102,7 +102,7 @@ def killed_before_rendering(one: Try) -> int:
     training.send(signal.SIGKILL)
     training.wait()
     one.nothing_runs()
-    one.recover()
+    one.recover("--no-draw")
     one.render()
     shown = sum(len(clip.steps) for clip in evidence.look(one.folder))
     loss = max(0, steps - shown)
