@@ -38,8 +38,8 @@ class Recorder:
 
     A recording service, in a process of its own, does all but the captures; a thread here sleeps until the service has
     something to tell. All methods belong to the thread that steps the simulation, except `flush` and `close`, which
-    another may call as well, and `statistics`, which may be called from anywhere. The arguments and what the constructor
-    raises are `AsyncRecorder`'s; hooks are called on the thread that listens.
+    another may call as well, and `statistics`, which may be called from anywhere. The arguments, and the errors of the
+    constructor, are `AsyncRecorder`'s; hooks are called on the thread that listens.
     """
 
     def __init__(
@@ -208,9 +208,7 @@ class Recorder:
             self._core.producer.close()
         finally:
             if listener:
-                self._stop(
-                    listener, somebody_waits=self._core.config.finish is Finish.WAIT, drop_waiting=False
-                )
+                self._stop(listener, somebody_waits=self._core.config.finish is Finish.WAIT, drop_waiting=False)
             self._core.let_go()
         self._core.producer.raise_failure()
 

@@ -197,7 +197,9 @@ def _with_rank(config: RecorderConfig, rank: int | None) -> RecorderConfig:
 def _check_hooks(hooks: Hooks, *, may_await: bool) -> None:
     for name in ("on_clip_closed", "on_segment_closed"):
         hook = getattr(hooks, name)
-        is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))
+        is_async = inspect.iscoroutinefunction(hook) or (
+            callable(hook) and inspect.iscoroutinefunction(type(hook).__call__)  # type: ignore[operator]
+        )
         if is_async and not may_await:
             raise ConfigurationError(
                 f"{name}: got a coroutine function; allowed: a function, which is called on a thread; "

@@ -1,4 +1,4 @@
-"""The link to the recording service, as training sees it: starts the service, hears it, and starts another if it dies."""
+"""The link to the recording service, as training sees it: started, heard, and started anew when it dies."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ class Link:
         changed: Called after anything was heard that somebody may wait for.
     """
 
-    def __init__(self, memory: SharedMemory, folder: Path, hooks: Hooks, fail: Callable[[RecordingError], None]) -> None:
+    def __init__(
+        self, memory: SharedMemory, folder: Path, hooks: Hooks, fail: Callable[[RecordingError], None]
+    ) -> None:
         self.clips: list[Clip] = []
         self.codec: str | None = None
         self.is_ready = False

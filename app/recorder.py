@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from .closing import LOOK_S, closing_bar
 from .config import Finish, RecorderConfig
@@ -265,7 +266,7 @@ class AsyncRecorder:
         """Return every clip that is closed, and the sums; complete once the recorder is closed."""
         return self._core.summary()
 
-    async def _start(self, tasks: anyio.abc.TaskGroup) -> None:
+    async def _start(self, tasks: TaskGroup) -> None:
         link = self._core.link
         link.changed = self._notify
         if self._place is ServicePlace.PROCESS:
@@ -305,7 +306,7 @@ class AsyncRecorder:
                     link.look()
 
     async def _stop(self, *, drop_waiting: bool) -> None:
-        """Have the service end, and wait for it where somebody is to wait. Cancelled, it does not wait for what waits."""
+        """Have the service end, and wait for it where somebody is to wait; cancelled, drop what waits."""
         link = self._core.link
         if link.is_over:
             return
@@ -347,7 +348,7 @@ class AsyncRecorder:
         try:
             with anyio.move_on_after(self._core.config.block_timeout_s):
                 while captures.held:
-                    while not captures.has_room_for_held():
+                    while not captures.has_room_for_held():  # noqa: ASYNC110 - another process makes it.
                         await anyio.sleep(_ROOM_LOOK_S)
                     captures.take_held()
         finally:

@@ -48,11 +48,14 @@ class Producer:
             self._clips.hold_last_seconds(config.frame_stride)
         self._episodes = Episodes(config.keep)
         self._clips.decides_later = self._episodes.decides_later
-        guarded = {name: self._guarded(getattr(config, name)) for name in ("episode_trigger", "step_trigger")}
-        longest = max(len(stream.prefix.encode()) for stream in streams)
-        self._schedule = ClipSchedule(
-            replace(config, **guarded), added_nbytes=longest - len(config.name_prefix.encode())
+        config = replace(
+            config,
+            episode_trigger=self._guarded(config.episode_trigger),
+            step_trigger=self._guarded(config.step_trigger),
         )
+        longest = max(len(stream.prefix.encode()) for stream in streams)
+        self._schedule = ClipSchedule(config, added_nbytes=longest - len(config.name_prefix.encode()))
+
         self._calls = _Calls()
         self._failure: RecordingError | None = None
         self._wake_step = 0

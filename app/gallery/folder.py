@@ -15,11 +15,11 @@ from typing import Any
 
 from ..clip import Clip, ClipState
 from ..errors import OutputError
-from ..pace import Pace, pace_file, read_pace
 from ..storage.files import open_ordinary
 from ..storage.folder_lock import is_recorded_into
 from ..storage.manifest import is_file_of, read_manifest
 from ..storage.session_files import is_record, session_stem, session_stems
+from ..storage.step_counts import StepCounts, read_step_counts, step_counts_file
 
 MOST_CLIPS = 5000
 """Clips of one page; of more, the latest."""
@@ -79,7 +79,7 @@ class FolderIndex:
     """`session.json` of the latest run, as it is; of several ranks, that of the first."""
     warnings: tuple[Mapping[str, Any], ...] = ()
     """The last warnings of the log, or of all ranks' logs, the latest first."""
-    pace: Pace | None = None
+    step_counts: StepCounts | None = None
     is_recording: bool = False
     """Whether a recorder has the folder open now."""
 
@@ -154,7 +154,7 @@ class FolderReader:
             unlisted=len(unlisted),
             session=session,
             warnings=self._collect(problems, lambda: self._read_warnings(stems)) or (),
-            pace=self._collect(problems, lambda: read_pace(self._folder, pace_file(stems[0]))),
+            step_counts=self._collect(problems, lambda: read_step_counts(self._folder, step_counts_file(stems[0]))),
             is_recording=is_recorded_into(self._folder),
             unreadable=_shorten(problems),
         )

@@ -334,9 +334,9 @@ def _losses(clips: Sequence[Clip], dropped: Counter[str]) -> str:
 
 
 def _pace(index: FolderIndex) -> str:
-    if index.pace is None:
+    if index.step_counts is None:
         return ""
-    times = StepTimes.of(index.pace)
+    times = StepTimes.of(index.step_counts)
     clips = [found.clip for found in _of_latest_run(index)]
     plot = run_plot(times, clips)
     if not plot:
@@ -349,7 +349,7 @@ def _pace(index: FolderIndex) -> str:
 
 def _of_latest_run(index: FolderIndex) -> Iterator[FoundClip]:
     """Yield the clips that can be of the run whose pace is known: older runs counted their own steps."""
-    started_s = seconds_of(index.pace.started_at if index.pace else None)
+    started_s = seconds_of(index.step_counts.started_at if index.step_counts else None)
     for found in index.clips:
         if started_s is None or found.changed_s >= started_s - 1:
             yield found

@@ -13,7 +13,7 @@ from statistics import median
 from urllib.parse import quote
 
 from ..clip import Clip, ClipState, Ranges
-from ..pace import Pace
+from ..storage.step_counts import StepCounts
 from .text import attribute, number, plural, quantity
 
 _PARTS = 400
@@ -41,21 +41,21 @@ class StepTimes:
     """Steps of the whole run, those without a time too."""
 
     @classmethod
-    def of(cls, pace: Pace) -> StepTimes:
+    def of(cls, counts: StepCounts) -> StepTimes:
         """Return the step times between the samples of a run.
 
         Where it did not step all the time from one sample to the next, as before and after a pause or at its end, that
         is no step's time; unless there is nothing else to go by. A step that took longer than that is one time.
         """
-        spans = [span for place in range(1, len(pace.steps)) if (span := _span(pace, place))]
+        spans = [span for place in range(1, len(counts.steps)) if (span := _span(counts, place))]
         whole = [span for span in spans if span.is_whole]
         whole = whole if len(whole) > 1 else spans
         return cls(
             starts=tuple(span.start for span in whole),
             ends=tuple(span.end for span in whole),
             seconds=tuple(span.duration_s / (span.end - span.start) for span in whole),
-            first=pace.steps[0] if pace.steps else 0,
-            last=pace.steps[-1] if pace.steps else 0,
+            first=counts.steps[0] if counts.steps else 0,
+            last=counts.steps[-1] if counts.steps else 0,
         )
 
 
@@ -70,9 +70,9 @@ class _Span:
     """Steps were taken right before and right after it, too."""
 
 
-def _span(pace: Pace, place: int) -> _Span | None:
+def _span(counts: StepCounts, place: int) -> _Span | None:
     """Return what was stepped from the sample before `place` until it; None: nothing."""
-    steps, seconds = pace.steps, pace.seconds
+    steps, seconds = counts.steps, counts.seconds
     before = place - 1
     if steps[place] == steps[before] or seconds[place] <= seconds[before]:
         return None

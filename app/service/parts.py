@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..config import RenderTime, WorkerPriority
-from ..statistics import Percentiles, ServiceStatistics
+from ..config import WorkerPriority
+from ..statistics import ServiceStatistics
 from ..transport.control_bytes import WORKERS_ARE_RAISED
-from ..transport.messages import FramesLost, Logged, ServiceDescription
+from ..transport.messages import FramesLost, ServiceDescription
 from ..transport.shared_memory import SharedMemory
 from .channel import Channel
 from .checkpoint import Checkpointer

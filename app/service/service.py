@@ -20,9 +20,9 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from ..config import DropPolicy, Finish
-from ..errors import OutputError, WorkerError, describe
-from ..storage.files import write_whole
+from ..config import DropPolicy
+from ..errors import describe
+from ..storage.files import replace_whole
 from ..storage.folder_lock import FolderLock
 from ..transport.messages import (
     Close,
@@ -35,10 +35,10 @@ from ..transport.messages import (
     ServiceDescription,
     decode,
 )
-from ..transport.shared_memory import PAGE, ServiceWord, SharedMemory, TrainingWord, aligned
+from ..transport.shared_memory import ServiceWord, SharedMemory, TrainingWord, aligned
 from .channel import Channel
 from .lifecycle import Phase
-from .parts import Parts, join_parts
+from .parts import join_parts
 from .session_log import now_iso, write_session
 from .step_log import StepLog
 from .takeover import unlisted_parts, wait_for_workers
@@ -311,7 +311,7 @@ class RecordingService:
                 left = parts.recording.frames_left
                 text = f'{{"frames_left": {left}, "clips_left": {len(parts.recording.works)}}}\n'
                 with suppress(OSError):
-                    await parts.threads.run(write_whole, path, text.encode())
+                    await parts.threads.run(replace_whole, path, text.encode())
                 await anyio.sleep(_STATUS_S)
         finally:
             with suppress(OSError):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..storage.files import open_appending, write_whole
+from ..storage.files import open_appending, replace_whole
 from ..transport.messages import Logged
 from .waking import Notifier
 
@@ -116,7 +116,7 @@ def write_session(path: Path, facts: Mapping[str, Any], *, training_process: int
         "versions": {name: found for name in _VERSIONED if (found := _version(name))},
     }
     text = json.dumps({**facts, "host": host}, indent=1, default=str)
-    write_whole(path, (text + "\n").encode())
+    replace_whole(path, (text + "\n").encode())
 
 
 def now_iso() -> str:

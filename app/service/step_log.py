@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 
 from ..errors import describe
-from ..storage.files import write_whole
-from ..storage.step_times import SCHEMA, step_times_file
+from ..storage.files import replace_whole
+from ..storage.step_counts import SCHEMA, step_counts_file
 from .session_log import SessionLog, now_iso
 from .threads import Threads
 
@@ -34,7 +34,7 @@ class StepLog:
     """
 
     def __init__(self, folder: Path, count_steps: Callable[[], int], log: SessionLog, threads: Threads) -> None:
-        self._path = folder / step_times_file(log.stem)
+        self._path = folder / step_counts_file(log.stem)
         self._count_steps = count_steps
         self._log = log
         self._threads = threads
@@ -70,6 +70,6 @@ class StepLog:
             f'"samples": [{", ".join(self._samples)}]}}\n'
         )
         try:
-            await self._threads.run(write_whole, self._path, text.encode())
+            await self._threads.run(replace_whole, self._path, text.encode())
         except OSError as exc:
             self._log.trouble("pace.not_written", kind=type(exc).__name__, error=describe(exc))

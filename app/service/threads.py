@@ -19,6 +19,6 @@ class Threads:
         self._limiter = anyio.CapacityLimiter(_COUNT)
 
     async def run(self, call: Callable[..., T], *arguments: object) -> T:
-        """Call it on a thread, and return what it returns; it is waited for, also where the caller is cancelled."""
-        with anyio.CancelScope(shield=True):
-            return await anyio.to_thread.run_sync(call, *arguments, limiter=self._limiter)
+        """Call it on a thread, and return what it returns."""
+        # Never abandoned: a file half written by a thread that nobody waits for would surprise the next one.
+        return await anyio.to_thread.run_sync(call, *arguments, limiter=self._limiter)

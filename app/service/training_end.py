@@ -18,7 +18,7 @@ async def wait_for_end(process: int) -> None:
     try:
         fd = os.pidfd_open(process)
     except (AttributeError, OSError):
-        while _is_alive(process):
+        while _is_alive(process):  # noqa: ASYNC110 - another process makes it so.
             await anyio.sleep(_LOOK_S)
         return
     try:

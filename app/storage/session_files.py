@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime

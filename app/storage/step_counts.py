@@ -12,14 +12,14 @@ from pathlib import Path
 from ..errors import OutputError
 from .files import open_ordinary
 
-STEP_TIMES_FILE = "session-pace.json"
+STEP_COUNTS_FILE = "session-pace.json"
 SCHEMA = 1
 _MOST_NBYTES = 2**20
 _MOST = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepTimes:
+class StepCounts:
     """Moments of a run, in order."""
 
     started_at: str
@@ -30,13 +30,13 @@ class StepTimes:
     """Calls of `step` until each of `seconds`, ascending."""
 
 
-def step_times_file(stem: str) -> str:
+def step_counts_file(stem: str) -> str:
     """Return the name of the file that belongs to the session whose files are called `stem`."""
     return f"{stem}-pace.json"
 
 
-def read_step_times(folder: Path, name: str = STEP_TIMES_FILE) -> StepTimes | None:
-    """Return the step times of the latest run in a folder, or None where there is none.
+def read_step_counts(folder: Path, name: str = STEP_COUNTS_FILE) -> StepCounts | None:
+    """Return the step counts of the latest run in a folder, or None where there is none.
 
     Raises:
         OutputError: the file is damaged, or not stepreel's.
@@ -53,10 +53,10 @@ def read_step_times(folder: Path, name: str = STEP_TIMES_FILE) -> StepTimes | No
     except OSError as exc:
         raise OutputError(f"{path} can't be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
-        raise OutputError(f"{path} is not the step times of a run: {' '.join(str(exc).split())[:200]}") from exc
+        raise OutputError(f"{path} is not the step counts of a run: {' '.join(str(exc).split())[:200]}") from exc
 
 
-def _parse(found: object) -> StepTimes:
+def _parse(found: object) -> StepCounts:
     match found:
         case {"schema": 1, "started_at": str(started_at), "samples": [*samples]}:
             seconds: list[float] = []
@@ -67,7 +67,7 @@ def _parse(found: object) -> StepTimes:
                     raise ValueError("its samples are out of order")
                 seconds.append(second)
                 steps.append(step)
-            return StepTimes(started_at=started_at[:40], seconds=tuple(seconds), steps=tuple(steps))
+            return StepCounts(started_at=started_at[:40], seconds=tuple(seconds), steps=tuple(steps))
         case _:
             raise ValueError("it has other fields")
 
