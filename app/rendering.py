@@ -16,7 +16,7 @@ from .backends.camera import Camera
 from .clip import Clip, ClipState, FrameCounts, Segment, steps_in, to_ranges
 from .config import STORED_ENCODE_SETTINGS, EncodeSettings, RecorderConfig
 from .encoders.segment_writer import ClipWriter
-from .errors import ConfigurationError, OutputError, RendererUnavailableError, StepreelError
+from .errors import ConfigurationError, OutputError, RendererUnavailableError, StepreelError, describe
 from .interfaces import Renderer
 from .storage.folder_lock import FolderLock
 from .storage.manifest import read_manifest, reserve_name, write_manifest
@@ -261,7 +261,7 @@ class _Rendering:
         try:
             return renderer.render(snapshot)
         except Exception as exc:  # noqa: BLE001 - whatever a renderer raises costs this frame.
-            self._failures.setdefault(type(exc).__name__, f"step {step}: {type(exc).__name__}: {exc}")
+            self._failures.setdefault(type(exc).__name__, f"step {step}: {describe(exc)}")
             return None
 
 
