@@ -16,7 +16,7 @@ from rich.text import Text
 
 from .clip_table import dropped_by_cause
 from .printable import printable
-from .render import prepare_device
+from .render import drawing_bar, prepare_device
 
 if TYPE_CHECKING:
     from ..storage.recovery import Recovery, RepairedClip
@@ -71,7 +71,8 @@ def _drawn(recovery: Recovery, device: str) -> Recovery:
     from ..finishing_clips import finish_clips
 
     prepare_device(device)
-    return finish_clips(recovery)
+    with drawing_bar("Drawing snapshots") as progress:
+        return finish_clips(recovery, progress=progress)
 
 
 def _status(recoveries: Iterable[Recovery]) -> int:
