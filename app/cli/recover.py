@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +65,7 @@ def recover(
 
 def _drawn(recovery: Recovery, device: str) -> Recovery:
     """Draw what is left to be drawn; only where there is any does it take what draws."""
-    if not any(name.endswith(".snapshots.npz") for name in os.listdir(recovery.folder)):
+    if not any(recovery.folder.glob("*.snapshots.npz")):
         return recovery
     from ..finishing_clips import finish_clips
 
