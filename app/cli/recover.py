@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from .clip_table import dropped_by_cause
 from .printable import printable
-from .render import prepare_device
+from .render import drawing_bar, prepare_device
 
 if TYPE_CHECKING:
     from ..storage.recovery import Recovery, RepairedClip
@@ -66,12 +65,13 @@ def recover(
 
 def _drawn(recovery: Recovery, device: str) -> Recovery:
     """Draw what is left to be drawn; only where there is any does it take what draws."""
-    if not any(name.endswith(".snapshots.npz") for name in os.listdir(recovery.folder)):
+    if not any(recovery.folder.glob("*.snapshots.npz")):
         return recovery
     from ..finishing_clips import finish_clips
 
     prepare_device(device)
-    return finish_clips(recovery)
+    with drawing_bar("Drawing snapshots") as progress:
+        return finish_clips(recovery, progress=progress)
 
 
 def _status(recoveries: Iterable[Recovery]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,23 +85,23 @@ def prepare_device(device: str) -> None:
     os.environ.update(choose_render_device(device, None).environment)
 
 
+@contextmanager
+def drawing_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on the terminal, if there is one; yields what hears how many frames are drawn, of how many."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(printable(title), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _render(folder: Path, name: str, options: RenderOptions, save_as: str | None) -> bool:
     """Render one clip, and say what became of it; return whether every frame is there."""
     from ..rendering import render_clip
 
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bar:
-        task = bar.add_task(printable(name), total=None)
+    with drawing_bar(name) as progress:
         try:
-            rendered = render_clip(
-                folder,
-                name,
-                options=options,
-                save_as=save_as,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+            rendered = render_clip(folder, name, options=options, save_as=save_as, progress=progress)
         except (BackendError, EncodeError, OutputError) as exc:
             click.echo(printable(f"{name}: {exc}"), err=True)
             return False

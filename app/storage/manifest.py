@@ -10,14 +10,13 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import asdict
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from ..clip import Clip, ClipState, DropCause, FrameCounts, Ranges, Segment, SnapshotFile
 from ..config import check_name
@@ -246,7 +245,7 @@ class _Segment(Struct, kw_only=True):
     is_open: bool | UnsetType = msgspec.field(default=UNSET, name="open")
 
     def __post_init__(self) -> None:
-        for name, value in () if self.is_open else asdict(self).items():
+        for name, value in () if self.is_open else structs.asdict(self).items():
             if value is UNSET and name != "is_open":
                 raise ValueError(f"Object missing required field `{'bytes' if name == 'nbytes' else name}`")
 
@@ -292,17 +291,7 @@ def _to_manifest(clip: Clip) -> _Manifest:
     return _Manifest(
         schema=SCHEMA,
         clip=clip.name,
-        stream=clip.stream,
-        backend=clip.backend,
-        state=clip.state,
-        start_step=clip.start_step,
-        end_step=clip.end_step,
         ended=clip.ended or UNSET,
-        frame_stride=clip.frame_stride,
-        fps=clip.fps,
-        width=clip.width,
-        height=clip.height,
-        codec=clip.codec,
         frames=_Frames(
             requested=decided if clip.state is ClipState.RECORDING else clip.frames.requested,
             encoded=encoded,
@@ -310,22 +299,19 @@ def _to_manifest(clip: Clip) -> _Manifest:
             missing_steps=clip.missing_steps,
             missing_by_cause=dict(by_cause) if is_told else UNSET,
         ),
-        segments=(*map(_to_listed, clip.segments), *_to_open(clip)),
-        snapshots=_Snapshots(file=clip.snapshots.file, frames=clip.snapshots.frames, nbytes=clip.snapshots.nbytes)
-        if clip.snapshots
-        else UNSET,
+        segments=(*(_Segment(**asdict(segment)) for segment in clip.segments), *_to_open(clip)),
+        snapshots=_Snapshots(**asdict(clip.snapshots)) if clip.snapshots else UNSET,
+        **_fields(clip, _SAME),
     )
 
 
-def _to_listed(segment: Segment) -> _Segment:
-    return _Segment(
-        file=segment.file,
-        first_step=segment.first_step,
-        last_step=segment.last_step,
-        frames=segment.frames,
-        nbytes=segment.nbytes,
-        duration_s=segment.duration_s,
-    )
+_SAME = ("stream", "backend", "state", "start_step", "end_step", "frame_stride", "fps", "width", "height", "codec")
+"""Fields that are called the same in a clip and in its manifest, and are of the same type."""
+_SEGMENT = tuple(one.name for one in fields(Segment))
+
+
+def _fields(source: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 def _to_open(clip: Clip) -> Iterable[_Segment]:
@@ -416,23 +402,14 @@ def _to_clip(found: _Manifest, name: str) -> Clip:
     closed, open_segment = _to_segments(found.segments, name)
     return Clip(
         name=name,
-        stream=found.stream,
-        backend=found.backend,
-        state=found.state,
-        start_step=found.start_step,
-        end_step=found.end_step,
         ended=found.ended or None,
-        frame_stride=found.frame_stride,
-        fps=found.fps,
-        width=found.width,
-        height=found.height,
-        codec=found.codec,
         frames=FrameCounts(requested=frames.requested, encoded=frames.encoded, dropped=frames.dropped),
         missing_steps=frames.missing_steps,
         missing_by_cause=by_cause,
         segments=closed,
         open_segment=open_segment,
         snapshots=_to_snapshots(found.snapshots, name) if found.snapshots else None,
+        **_fields(found, _SAME),
     )
 
 
@@ -444,31 +421,16 @@ def _to_segments(found: tuple[_Segment, ...], name: str) -> tuple[tuple[Segment,
             raise _refusal(f"segments[{place}].file", one.file, f"{name}[.<number>]{suffix}")
         if one.is_open and place != len(found) - 1:
             raise _FieldError(f"segments[{place}]: open, and not the last one")
-    closed = tuple(_to_segment(one) for one in found if not one.is_open)
+    closed = tuple(Segment(**_fields(one, _SEGMENT)) for one in found if not one.is_open)
     if len({segment.file for segment in closed}) < len(closed):
         raise _FieldError("segments: a file is listed twice")
     return closed, found[-1].file if found and found[-1].is_open else None
 
 
-def _to_segment(found: _Segment) -> Segment:
-    assert found.last_step is not UNSET
-    assert found.frames is not UNSET
-    assert found.nbytes is not UNSET
-    assert found.duration_s is not UNSET
-    return Segment(
-        file=found.file,
-        first_step=found.first_step,
-        last_step=found.last_step,
-        frames=found.frames,
-        nbytes=found.nbytes,
-        duration_s=found.duration_s,
-    )
-
-
 def _to_snapshots(found: _Snapshots, name: str) -> SnapshotFile:
     if found.file != f"{name}{SNAPSHOTS_SUFFIX}":
         raise _refusal("snapshots.file", found.file, f"{name}{SNAPSHOTS_SUFFIX}")
-    return SnapshotFile(file=found.file, frames=found.frames, nbytes=found.nbytes)
+    return SnapshotFile(**structs.asdict(found))
 
 
 def _check_line(place: str, value: str | None) -> None:

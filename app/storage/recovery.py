@@ -21,6 +21,7 @@ from .folder_lock import LOCK_FILE, FolderLock
 from .manifest import read_manifest, write_manifest
 from .remux import remux
 from .repair import ClipReview, Plan, UnrepairableError, clip_of_snapshots, with_snapshots
+from .segment_label import labelled_clip
 from .segment_reader import open_segment
 from .session_files import is_record, is_session_file, session_stems
 from .snapshot_file import SnapshotReader, measure_snapshots
@@ -165,7 +166,8 @@ class _FolderRepair:
             if match:
                 names = [match["stem"]] + ([match["stem"] + match["number"]] if match["number"] else [])
                 owners = [name for name in names if name in clips]
-                owner = owners[0] if len(owners) == 1 else self._labelled_owner(entry, names)
+                is_told = len(owners) == 1 and (len(names) == 1 or not self._is_labelled(entry, names, but=owners[0]))
+                owner = owners[0] if is_told else self._labelled_owner(entry, names)
                 if owner:
                     clips.setdefault(owner, []).append(entry)
         return clips
@@ -176,6 +178,13 @@ class _FolderRepair:
             return any(is_session_file(entry) for entry in self._entries)
         prefixes = (_name_prefix(self._folder / f"{stem}.json") for stem in session_stems(self._entries))
         return any(prefix is not None and name.startswith(f"{prefix}-") for prefix in prefixes)
+
+    def _is_labelled(self, entry: str, names: list[str], *, but: str) -> bool:
+        """Return whether a segment says that it is of another clip whose segments are called so."""
+        try:
+            return labelled_clip(self._folder / entry) in {*names} - {but}
+        except OSError:
+            return False
 
     def _labelled_owner(self, entry: str, names: list[str]) -> str | None:
         try:

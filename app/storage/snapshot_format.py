@@ -143,9 +143,10 @@ def whole_members(file: BufferedReader) -> Iterator[tuple[str, Member, bytes]]:
 
 
 def is_beginning(file: BufferedReader) -> bool:
-    """Return whether a file begins as one of snapshots does."""
+    """Return whether a file begins as one of snapshots does, or with the zeros that a power cut leaves."""
     file.seek(0)
-    return file.read(len(_LOCAL_SIGNATURE)) == _LOCAL_SIGNATURE
+    head = file.read(len(_LOCAL_SIGNATURE))
+    return _LOCAL_SIGNATURE.startswith(head) or not any(head)
 
 
 def _read_member(file: BufferedReader, offset: int, file_nbytes: int) -> tuple[str, Member, bytes] | None:

@@ -224,7 +224,7 @@ class SnapshotWriter:
         """Write the members that stay into another file, and put that in place of the part."""
         draft = self._part.with_name(self._part.name + DRAFT_SUFFIX)
         draft.unlink(missing_ok=True)
-        fd = os.open(draft, NEW_FILE, 0o666)
+        fd = os.open(draft, _FLAGS, 0o666)
         try:
             members, end = {}, 0
             for name, member in self._members.items():
@@ -265,7 +265,7 @@ def repair_snapshots(folder: Path, part_name: str) -> SnapshotFile | None:
     try:
         with open_ordinary(part) as file:
             members, end, about = _scan(file)
-            is_ours = file.seek(0, os.SEEK_END) == 0 or bool(end) or is_beginning(file)
+            is_ours = bool(end) or is_beginning(file)
     except (OSError, ValueError) as exc:
         raise OutputError(f"{part} can't be read: {getattr(exc, 'strerror', None) or exc}") from exc
     has_steps = any(step_of(name) is not None for name in members)

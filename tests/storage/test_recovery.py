@@ -226,6 +226,15 @@ def test_several_clips_and_ranks_are_repaired_and_whole_ones_left_alone(tmp_path
     assert (tmp_path / "whole.json").stat().st_mtime_ns == stamp
 
 
+def test_a_clip_without_a_manifest_is_no_segment_of_one_whose_name_begins_alike(tmp_path: Path) -> None:
+    leave_clip(tmp_path, 25)
+    leave(tmp_path, 25, name=f"{NAME}.001")
+    (tmp_path / f"{NAME}.001.000.mp4.part").rename(tmp_path / f"{NAME}.001.mp4.part")
+    recovery = recover_whole(tmp_path)
+    assert sorted(one.clip.name for one in recovery.repaired) == [NAME, f"{NAME}.001"]
+    assert sorted(os.listdir(tmp_path)) == [f"{NAME}.001.json", f"{NAME}.001.mp4", f"{NAME}.json", f"{NAME}.mp4"]
+
+
 def test_a_draft_that_was_whole_takes_the_place_of_its_manifest(tmp_path: Path) -> None:
     left = leave_clip(tmp_path, 61)
     (tmp_path / f"{NAME}.002.mp4.part").unlink()

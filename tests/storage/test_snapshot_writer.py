@@ -196,6 +196,20 @@ def test_a_file_for_which_there_is_no_room_is_not_left_behind(tmp_path: Path) ->
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_that_a_full_disk_keeps_from_being_closed_is_gone_on_with(tmp_path: Path) -> None:
+    for keep in (None, {1}):
+        writer = begun(tmp_path, range(3))
+        with (
+            room_for((tmp_path / PART).stat().st_size if keep is None else 200),
+            pytest.raises(OutputError, match="can't be written"),
+        ):
+            writer.close(keep)
+        assert os.listdir(tmp_path) == [PART]
+        resumed(tmp_path).close(None)
+        assert steps_of(tmp_path) == [0, 1, 2]
+        (tmp_path / FINAL).unlink()
+
+
 def test_much_that_is_appended_does_not_wait_in_memory(tmp_path: Path) -> None:
     writer = SnapshotWriter(tmp_path, ABOUT, MODEL)
     for step in range(12):
@@ -204,7 +218,7 @@ def test_much_that_is_appended_does_not_wait_in_memory(tmp_path: Path) -> None:
     writer.discard()
 
 
-@pytest.mark.parametrize("part", [b"", b"PK\3\4", b"PK\3\4" + bytes(50)])
+@pytest.mark.parametrize("part", [b"", b"PK", b"PK\3\4" + bytes(50), bytes(4096)])
 def test_repair_removes_what_was_only_begun(tmp_path: Path, part: bytes) -> None:
     (tmp_path / PART).write_bytes(part)
     assert repair_snapshots(tmp_path, PART) is None
