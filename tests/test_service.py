@@ -407,9 +407,8 @@ def test_statistics_may_be_asked_for_in_a_signal_handler(output_dir: Path) -> No
 def test_flush_and_close_beside_a_thread_that_steps_lose_nothing(output_dir: Path) -> None:
     from stepreel import RecorderClosedError
 
-    recorder = Recorder(
-        RecorderConfig(output_dir=output_dir, video_length=0, step_trigger=lambda s: s == 0), SyntheticBackend()
-    )
+    config = RecorderConfig(output_dir=output_dir, video_length=0, step_trigger=lambda step: step == 0)
+    recorder = Recorder(config, SyntheticBackend())
     recorder.__enter__()
     steps = 0
     failures: list[BaseException] = []

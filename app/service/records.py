@@ -62,6 +62,8 @@ class Records:
         """Names of announced clips whose hooks were not called yet: they may not be deleted. By index."""
         self.waits_for_hooks = description.has_hooks
         self._undecided: set[str] = set()
+        self._prunings = 0
+        """Under way."""
 
     def note(self, work: ClipWork) -> None:
         """Have a clip's manifest written, with what is known by then."""
@@ -76,7 +78,7 @@ class Records:
     @property
     def is_done(self) -> bool:
         """Whether all is on disk, and nothing is left to be deleted once hooks were called."""
-        return self.are_written and not (self._keep_last_n_clips and self.unheard)
+        return self.are_written and not (self._keep_last_n_clips and (self.unheard or self._prunings))
 
     async def run(self) -> None:
         """Write what was noted, for as long as the recorder runs."""
@@ -95,9 +97,12 @@ class Records:
         if work.life.wanted is not Wanted.NO:
             self._announce(SegmentReady(clip=work.progress.to_clip(None, is_final=False), segment=segment))
 
-    def heard(self, index: int) -> None:
-        """Note that the hooks of a clip were called: it may be deleted once there are newer ones."""
+    async def heard(self, index: int) -> None:
+        """Note that the hooks of a clip were called: it may be deleted, if there are newer ones."""
         self.unheard.pop(index, None)
+        for stream in self._prefixes:
+            await self.prune(stream)
+        self._progress.notify()
 
     def forget_hooks(self) -> None:
         """Wait for no hook any more: training does not listen."""
@@ -209,6 +214,7 @@ class Records:
         if not self._keep_last_n_clips:
             return
         spared = self._undecided.union(self.unheard.values())
+        self._prunings += 1
         try:
             files = await self._threads.run(
                 prune_clips, self._folder, self._prefixes[stream], self._keep_last_n_clips, frozenset(spared)
@@ -216,5 +222,7 @@ class Records:
         except OutputError as exc:
             self._log.trouble("prune.failed", kind=type(exc).__name__, error=str(exc))
             return
+        finally:
+            self._prunings -= 1
         if files:
             self._log.info("clips.pruned", files=files)

@@ -230,9 +230,7 @@ class RecordingService:
                 case Noted():
                     parts.log.append("warning", message.event, message.facts)
                 case Heard():
-                    parts.records.heard(message.clip)
-                    for stream in parts.recording.versions:
-                        await parts.records.prune(stream)
+                    await parts.records.heard(message.clip)
             self._look.notify()
         parts.records.forget_hooks()
 
