@@ -119,7 +119,7 @@ class Checkpointer:
             recording.works[work.index] = work
             if work.life.is_in_work:
                 self._dispatcher.assign(work)
-            if not work.progress.is_named and not work.is_ring:
+            if work.awaits_name:
                 self._feed.want_name(work)
         for frame in state.frames:
             self._restore_frame(frame)

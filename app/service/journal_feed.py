@@ -88,6 +88,7 @@ class JournalFeed:
             work = self._unnamed[0]
             await self._name(work)
             self._unnamed.popleft()
+            work.awaits_name = False
             if isinstance(work.progress, RingProgress):
                 work.life.on(Event.ENDS)
 
@@ -100,12 +101,13 @@ class JournalFeed:
 
     def want_name(self, work: ClipWork) -> None:
         """Have a clip named with the next call of `name_clips`."""
+        work.awaits_name = True
         self._unnamed.append(work)
 
     def end_all(self, last_step: int, ended: str | None) -> None:
         """End the clips that training did not end any more, and keep those about which it decides no more."""
         for work in list(self._recording.works.values()):
-            if work.life.is_captured:
+            if work.life.is_captured and not (work.is_ring and work.awaits_name):
                 self._end(work, max(last_step, work.progress.start_step), ClipEnded(), ended)
             if work.life.wanted is Wanted.UNDECIDED:
                 self._decide(work, stays=True)

@@ -63,6 +63,8 @@ class ClipWork(msgspec.Struct, kw_only=True):
     """Why frames of this clip go to no worker any more."""
     unrepaired: list[str] = []
     """Segments that lost workers left open, in order."""
+    awaits_name: bool = False
+    """A file name is being reserved for it, without which nothing of it can be written."""
     is_begun: bool = False
     """The present worker has heard of it."""
     is_end_sent: bool = False
