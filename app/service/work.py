@@ -118,5 +118,7 @@ class State(msgspec.Struct, kw_only=True):
     works: list[ClipWork]
     frames: list[Frame]
     """Those that are not settled, in order of their records."""
+    spooled: list[Frame]
+    """Those that are settled, and whose snapshots are perhaps not on disk yet."""
     unheard: dict[int, str]
     """Clips that were announced, and whose hooks were not called yet as far as is known."""
