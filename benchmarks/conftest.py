@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,16 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from stepreel.capture.frame_pool import FramePool, PoolSlot
+from stepreel.transport.shared_memory import Layout, SharedMemory
+
 _BASELINE = Path(__file__).parent / "baseline.json"
 _TOLERANCE = 1.5
 _ATTEMPTS = 3
 """A machine that others use too may be slow for a while; a regression stays."""
 
+
+_POOL_NBYTES = 4 << 20
 
 Operation = Callable[[], object]
 HoldAgainst = Callable[..., None]
@@ -148,3 +153,15 @@ def _commit(name: str, titles: dict[str, str], measured: Measured) -> None:
 
 def _rounded(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+@pytest.fixture
+def slot() -> Iterator[PoolSlot]:
+    """Room for a capture, in memory that was faulted in as the recording service does."""
+    layout = Layout(record_count=1024, description_nbytes=0, checkpoint_nbytes=4096, pool_nbytes=_POOL_NBYTES)
+    memory = SharedMemory.create(layout, b"")
+    memory.populate(layout.pool, layout.nbytes)
+    pool = FramePool(memory)
+    yield pool.lease()
+    pool.close()
+    memory.close()

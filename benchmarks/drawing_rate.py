@@ -26,9 +26,10 @@ import numpy as np
 from newton_gpu import Simulation
 
 from stepreel.backends.newton import NewtonBackend
+from stepreel.capture.frame_pool import FramePool
 from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
-from stepreel.frame_pool import FramePool
 from stepreel.interfaces import CaptureFormat
+from stepreel.transport.shared_memory import Layout, SharedMemory
 
 _SUBSTEPS = 4
 _POOL_NBYTES = 64 << 20
@@ -55,7 +56,9 @@ def snapshot_of(simulation: Simulation, drawn: int) -> tuple[CaptureFormat, byte
         simulation.model, lambda: simulation.state, visible_worlds=range(drawn), steps_per_second=60.0
     )
     opened = backend.open(width=1280, height=720, worker_device="cpu")
-    pool = FramePool(_POOL_NBYTES)
+    layout = Layout(record_count=1024, description_nbytes=0, checkpoint_nbytes=4096, pool_nbytes=_POOL_NBYTES)
+    memory = SharedMemory.create(layout, b"")
+    pool = FramePool(memory)
     slot = pool.lease()
     clip = ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0)
     captured = backend.capture(CaptureRequest(clip=clip, step=0, pts=0), slot)
@@ -63,6 +66,7 @@ def snapshot_of(simulation: Simulation, drawn: int) -> tuple[CaptureFormat, byte
     data = slot.array(snapshot.nbytes).tobytes()
     backend.close()
     pool.close()
+    memory.close()
     return opened, data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.gymnasium import GymnasiumBackend
 from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import Backend
 
 WIDTH, HEIGHT = 1280, 720
@@ -46,14 +46,6 @@ def copy() -> Callable[[], None]:
     source = PreparedEnv().picture
     target = source.copy()
     return lambda: np.copyto(target, source)
-
-
-@pytest.fixture
-def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(NBYTES)
-    pool.populate(NBYTES)
-    yield pool.lease()
-    pool.close()
 
 
 def opened(backend: Backend) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,14 @@ import warp as wp
 
 from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.newton import NewtonBackend
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.frame_pool import FramePool, PoolSlot
 
 WORLD_COUNT = 16
 BODIES_OF_A_ROBOT = 13
 REQUEST = CaptureRequest(
     clip=ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0), step=0, pts=0
 )
-
-
-@pytest.fixture
-def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
 
 
 def robots() -> newton.Model:

@@ -88,6 +88,7 @@ class JournalFeed:
             work = self._unnamed[0]
             await self._name(work)
             self._unnamed.popleft()
+            work.awaits_name = False
             if isinstance(work.progress, RingProgress):
                 work.life.on(Event.ENDS)
 
@@ -100,13 +101,14 @@ class JournalFeed:
 
     def want_name(self, work: ClipWork) -> None:
         """Have a clip named with the next call of `name_clips`."""
+        work.awaits_name = True
         self._unnamed.append(work)
 
     def end_all(self, last_step: int, ended: str | None) -> None:
         """End the clips that training did not end any more, and keep those about which it decides no more."""
         for work in list(self._recording.works.values()):
             work.progress.ended = ended
-            if work.life.is_captured:
+            if work.life.is_captured and not (work.is_ring and work.awaits_name):
                 self._end(work, max(last_step, work.progress.start_step), ClipEnded())
             if work.life.wanted is Wanted.UNDECIDED:
                 self._decide(work, stays=True)
@@ -200,7 +202,7 @@ class JournalFeed:
         try:
             progress.name = await self._threads.run(reserve_name, self._folder, progress.name)
         except OutputError as exc:
-            work.given_up, work.is_nameless = _cause_of(exc), True
+            work.given_up = _cause_of(exc)
             self._log.trouble("clip.unnamed", kind=type(exc).__name__, clip=progress.name, error=str(exc))
             self._lost(f"{progress.name} can't be written: {exc}")
         else:

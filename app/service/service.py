@@ -149,12 +149,13 @@ class RecordingService:
         except OSError:
             entries = []
         for work in list(parts.recording.works.values()):
+            if not (work.is_ring or work.life.is_over or work.life.phase is Phase.WAITING):
+                await parts.threads.run(parts.spool.resume, work)
             if work.life.is_in_work and not work.is_ring and work.progress.is_named:
                 work.unrepaired = unlisted_parts(work.progress, entries)
                 work.progress.segments_opened = max(
                     work.progress.segments_opened, len(work.progress.segments) + len(work.unrepaired)
                 )
-                await parts.threads.run(parts.spool.resume, work)
             elif work.life.phase is not Phase.WAITING:
                 parts.records.note(work)
 

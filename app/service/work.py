@@ -63,12 +63,12 @@ class ClipWork(msgspec.Struct, kw_only=True):
     """Why frames of this clip go to no worker any more."""
     unrepaired: list[str] = []
     """Segments that lost workers left open, in order."""
+    awaits_name: bool = False
+    """A file name is being reserved for it, without which nothing of it can be written."""
     is_begun: bool = False
     """The present worker has heard of it."""
     is_end_sent: bool = False
     is_repair_sent: bool = False
-    is_nameless: bool = False
-    """No file name could be reserved for it."""
     is_concluded: bool = False
     """It was announced, or deleted."""
 
@@ -91,11 +91,6 @@ class ClipWork(msgspec.Struct, kw_only=True):
     def can_begin(self) -> bool:
         """Whether a worker may hear of it."""
         return self.progress.is_named or self.is_ring
-
-    @property
-    def can_settle(self) -> bool:
-        """Whether it is known what its files are called."""
-        return self.can_begin or self.is_nameless
 
     def worker_lost(self) -> None:
         """Forget what the lost worker knew."""
@@ -125,5 +120,7 @@ class State(msgspec.Struct, kw_only=True):
     works: list[ClipWork]
     frames: list[Frame]
     """Those that are not settled, in order of their records."""
+    spooled: list[Frame]
+    """Those that are settled, and whose snapshots are perhaps not on disk yet."""
     unheard: dict[int, str]
     """Clips that were announced, and whose hooks were not called yet as far as is known."""
