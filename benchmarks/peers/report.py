@@ -373,7 +373,12 @@ def _read(name: str) -> dict[str, Any]:
 
 def _cheap_table(cheap: Mapping[str, Any]) -> str:
     lines = [
-        (row["title"], row["plain"], _duration(row["subject_s"]), _duration(row["plain_s"]), f"{row['ratio']:.2f}")
+        (
+            row["title"],
+            row["plain"],
+            *(_duration(row[name]) if name in row else "" for name in ("subject_s", "plain_s")),
+            f"{row['ratio']:.2g}" if row["ratio"] < 0.1 else f"{row['ratio']:.2f}",
+        )
         for row in cheap.get("rows", {}).values()
     ]
     return _table(("measure", "against", "time", "plain", "ratio"), lines, right=3)
