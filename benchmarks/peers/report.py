@@ -180,13 +180,14 @@ def _picture_table(rows: Mapping[str, Row]) -> str:
                 str(row["lost_in_a_row"]),
                 f"{row['repeated']:g}",
                 _or_dash(row["memory_nbytes"], 1e-6, ".0f"),
+                _or_dash(row["programs_nbytes"], 1e-6, ".0f"),
                 _or_dash(row["frames_per_cpu_s"], 1, ".0f"),
                 f"{_or_dash(row['psnr_mean_db'], 1, '.1f')} / {_or_dash(row['psnr_worst_db'], 1, '.1f')}",
                 f"{row['nbytes'] / 1e6:.1f}",
                 f"{row['finish_s']:.1f}",
             )
         )
-    header = ("recorder", "lost", "in a row", "repeated", "memory [MB]", "frames a CPU-second")
+    header = ("recorder", "lost", "in a row", "repeated", "memory [MB]", "programs [MB]", "frames a CPU-second")
     header += ("PSNR mean / worst [dB]", "files [MB]", "finishing [s]")
     return _table(header, lines, right=len(header) - 1)
 
