@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,30 @@ def test_waiting_begins_while_training_records_and_ends_with_the_last_clip(stepr
         assert waiting.wait(30) == 0
         assert services_of(output_dir) == []
         assert read_manifest(output_dir / "rl-video-step-0.json").frames.encoded == 100
+
+
+def test_a_terminal_shows_how_many_frames_are_left(output_dir: Path) -> None:
+    with training(output_dir, delay_s=0.03) as program:
+        program.kill()
+        screen, terminal = os.openpty()
+        waiting = subprocess.Popen([sys.executable, "-m", "stepreel.cli", "wait", str(output_dir)], stderr=terminal)
+        os.close(terminal)
+        with open(screen, "rb", buffering=0) as file:
+            shown = b""
+            while data := _read_terminal(file):
+                shown += data
+        assert waiting.wait(30) == 0
+    left = [int(count) for count in re.findall(rb"(\d+) frames? left", shown)]
+    assert b"Finishing clips" in shown
+    assert left == sorted(left, reverse=True)
+    assert len(set(left)) > 1
+
+
+def _read_terminal(file: FileIO) -> bytes:
+    try:
+        return file.read(4096) or b""
+    except OSError:  # Nobody has the other end any more.
+        return b""
 
 
 def test_what_takes_longer_than_the_timeout_is_exit_1_with_what_is_left(stepreel: Command, output_dir: Path) -> None:
