@@ -480,6 +480,7 @@ class _ServiceProcess:
                 self._popen.wait(_END_S)
             self.ended_well = self._popen.returncode == 0
             words = f"status {self._popen.returncode}: {_tail_of(self._output)}"
+        if self._output:
             self._output.close()
         return words
 

@@ -105,8 +105,9 @@ class JournalFeed:
     def end_all(self, last_step: int, ended: str | None) -> None:
         """End the clips that training did not end any more, and keep those about which it decides no more."""
         for work in list(self._recording.works.values()):
+            work.progress.ended = ended
             if work.life.is_captured:
-                self._end(work, max(last_step, work.progress.start_step), ClipEnded(), ended)
+                self._end(work, max(last_step, work.progress.start_step), ClipEnded())
             if work.life.wanted is Wanted.UNDECIDED:
                 self._decide(work, stays=True)
 
@@ -128,7 +129,7 @@ class JournalFeed:
             case Kind.CLIP_ENDED:
                 work = self._recording.works.get(record.clip)
                 if work and work.life.is_captured:
-                    self._end(work, record.step, decode(record.text, ClipEnded), None)
+                    self._end(work, record.step, decode(record.text, ClipEnded))
             case Kind.CLIP_DECIDED:
                 work = self._recording.works.get(record.clip)
                 if work:
@@ -172,9 +173,9 @@ class JournalFeed:
         if not work.is_ring:
             self.want_name(work)
 
-    def _end(self, work: ClipWork, end_step: int, said: ClipEnded, ended: str | None) -> None:
+    def _end(self, work: ClipWork, end_step: int, said: ClipEnded) -> None:
         progress = work.progress
-        progress.end_step, progress.ended = end_step, ended
+        progress.end_step = end_step
         progress.has_failed |= said.has_failed
         if not isinstance(progress, RingProgress):
             work.life.on(Event.ENDS)
@@ -199,7 +200,7 @@ class JournalFeed:
         try:
             progress.name = await self._threads.run(reserve_name, self._folder, progress.name)
         except OutputError as exc:
-            work.given_up = _cause_of(exc)
+            work.given_up, work.is_nameless = _cause_of(exc), True
             self._log.trouble("clip.unnamed", kind=type(exc).__name__, clip=progress.name, error=str(exc))
             self._lost(f"{progress.name} can't be written: {exc}")
         else:

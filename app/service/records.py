@@ -73,6 +73,11 @@ class Records:
         """Whether all that was noted and logged is on disk."""
         return not (self._noted or self._log.has_lines or self._spool.has_waiting)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all is on disk, and nothing is left to be deleted once hooks were called."""
+        return self.are_written and not (self._keep_last_n_clips and self.unheard)
+
     async def run(self) -> None:
         """Write what was noted, for as long as the recorder runs."""
         while True:
@@ -147,6 +152,9 @@ class Records:
 
     async def _conclude(self, work: ClipWork) -> None:
         """Announce a clip that is whole on disk, or delete it, once that is decided."""
+        if work.is_concluded:
+            return
+        work.is_concluded = work.life.is_over
         match work.life.phase:
             case Phase.WAITING:
                 self._undecided.add(work.progress.name)

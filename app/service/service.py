@@ -284,7 +284,7 @@ class RecordingService:
         parts.log.flush_trouble()
         parts.log.info("session.closed", steps=self._memory.training[TrainingWord.STEPS])
         await self._write_session(ended_at=now_iso())
-        while not parts.records.are_written:
+        while not parts.records.is_done:
             parts.log.appended.notify()
             await parts.progress.wait(0.1)
         parts.publish_statistics(fresh=True)

@@ -67,6 +67,10 @@ class ClipWork(msgspec.Struct, kw_only=True):
     """The present worker has heard of it."""
     is_end_sent: bool = False
     is_repair_sent: bool = False
+    is_nameless: bool = False
+    """No file name could be reserved for it."""
+    is_concluded: bool = False
+    """It was announced, or deleted."""
 
     @property
     def index(self) -> int:
@@ -87,6 +91,11 @@ class ClipWork(msgspec.Struct, kw_only=True):
     def can_begin(self) -> bool:
         """Whether a worker may hear of it."""
         return self.progress.is_named or self.is_ring
+
+    @property
+    def can_settle(self) -> bool:
+        """Whether it is known what its files are called."""
+        return self.can_begin or self.is_nameless
 
     def worker_lost(self) -> None:
         """Forget what the lost worker knew."""

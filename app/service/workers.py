@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -228,8 +229,9 @@ class Workers:
         while True:
             await anyio.sleep(self._description.deadlines.answer_s / _LOOKS)
             for slot in self._dispatcher.slots:
-                slot.silent_looks = slot.silent_looks + 1 if slot.owes_answer else 0
-                if slot.process and slot.silent_looks > _LOOKS:
+                slot.silent_looks = slot.silent_looks + 1 if slot.owes_answer and slot.is_ready else 0
+                is_late = not slot.is_ready and time.monotonic() - slot.heard_at > self._description.deadlines.start_s
+                if slot.process and (is_late or slot.silent_looks > _LOOKS):
                     self._log.warning("worker.silent", worker=slot.process.pid)
                     slot.process.kill()
 
