@@ -396,7 +396,7 @@ class _ServiceProcess:
         self._output = tempfile.TemporaryFile()
         # -P and the caller's own sys.path: it imports what the training script would import, and no more.
         arguments = [sys.executable, "-P", "-m", "stepreel.service", f"--memory={self._memory.fd}"]
-        arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}"]
+        arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}", f"--training={os.getpid()}"]
         try:
             self._popen = subprocess.Popen(
                 arguments,
