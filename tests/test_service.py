@@ -26,6 +26,7 @@ from stepreel import (
     Episode,
     Recorder,
     RecorderConfig,
+    WorkerPriority,
 )
 from stepreel import link as link_module
 from stepreel.backends.synthetic import SyntheticBackend
@@ -118,7 +119,9 @@ def test_snapshots_survive_a_kill_of_everything_up_to_the_last_second(output_dir
 
 
 def test_a_killed_service_is_replaced_and_loses_nothing_that_waits(output_dir: Path) -> None:
-    config = RecorderConfig(output_dir=output_dir, worker_priority="normal", video_length=120, video_interval=0)  # type: ignore[arg-type]
+    config = RecorderConfig(
+        output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=120, video_interval=0
+    )
     with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.01)) as recorder:
         for _ in range(60):
             recorder.step()
@@ -137,10 +140,10 @@ def test_a_killed_service_is_replaced_and_loses_nothing_that_waits(output_dir: P
 def test_a_service_killed_together_with_its_worker_loses_no_more_than_an_open_fragment(output_dir: Path) -> None:
     config = RecorderConfig(
         output_dir=output_dir,
-        worker_priority="normal",
+        worker_priority=WorkerPriority.NORMAL,
         video_length=120,
         video_interval=0,
-        gop_s=0.2,  # type: ignore[arg-type]
+        gop_s=0.2,
     )
     with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.01)) as recorder:
         for _ in range(60):
@@ -441,7 +444,7 @@ def test_flush_and_close_beside_a_thread_that_steps_lose_nothing(output_dir: Pat
 def test_a_clip_not_to_be_kept_while_its_segment_is_repaired_ends_nothing(output_dir: Path) -> None:
     config = RecorderConfig(
         output_dir=output_dir,
-        worker_priority="normal",  # type: ignore[arg-type]
+        worker_priority=WorkerPriority.NORMAL,
         video_length=40,
         video_interval=40,
         gop_s=0.2,
