@@ -88,6 +88,7 @@ class Recorder:
             self._stop(listener, somebody_waits=True, drop_waiting=True)
             raise
         self._core.unlock()
+        self._core.producer.get_ready()
         self._producer = self._core.producer
         return self
 

@@ -116,6 +116,7 @@ class AsyncRecorder:
             # Not raised in here: a task group would wrap it.
             problem = link.refusal
             if problem is None:
+                self._core.producer.get_ready()
                 await anyio.to_thread.run_sync(self._core.unlock)
                 self._resources = stack.pop_all()
         if problem:

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from ..errors import CaptureError
 from ..transport.journal import ReleaseReader
-from ..transport.shared_memory import SharedMemory, aligned
+from ..transport.shared_memory import ServiceWord, SharedMemory, aligned
+
+_FAULT_AROUND_NBYTES = 65536
+"""The kernel's `fault_around_bytes`, by default."""
 
 
 class FramePool:
@@ -25,6 +28,10 @@ class FramePool:
         self._free: list[tuple[int, int]] = [(memory.layout.pool, self.nbytes)]
         self._sharers: dict[int, int] = {}
         """By offset, how many slots besides one hold the memory there."""
+        self._end = memory.layout.nbytes
+        self._populated = lambda: memory.service[ServiceWord.POPULATED]
+        self._touched = memory.layout.pool
+        """Up to where this process has mapped the pages."""
         self._handed_over: dict[int, PoolSlot] = {}
         self._releases = ReleaseReader(memory)
 
@@ -46,6 +53,12 @@ class FramePool:
             slot = self._handed_over.pop(number, None)
             if slot:
                 slot.release()
+
+    def map_populated(self) -> None:
+        """Map all pages that the service has faulted in by now, before training pays for it capture by capture."""
+        end = min(self._populated(), self._end)
+        if end > self._touched:
+            self._touch(self._touched, end)
 
     @property
     def outstanding(self) -> int:
@@ -75,7 +88,18 @@ class FramePool:
             del self._free[place]
         else:
             self._free[place] = (offset + nbytes, room - nbytes)
+        if offset + nbytes > self._touched:
+            self._touch(offset, offset + nbytes)
         return offset
+
+    def _touch(self, start: int, end: int) -> None:
+        """Map pages that the service has faulted in: a read maps sixteen of them at a time, a write only one.
+
+        Measured with a frame of 2.8 MB: 0.35 ms instead of 1.3, where a copy into mapped memory takes 0.2.
+        """
+        start = max(start, self._touched) // _FAULT_AROUND_NBYTES * _FAULT_AROUND_NBYTES
+        self._bytes[start:end:_FAULT_AROUND_NBYTES].max()
+        self._touched = end
 
     def _share(self, offset: int) -> None:
         self._sharers[offset] = self._sharers.get(offset, 0) + 1

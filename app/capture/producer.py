@@ -114,6 +114,10 @@ class Producer:
         """Capture again."""
         self._call(self._schedule.resume)
 
+    def get_ready(self) -> None:
+        """Map the memory that the service has faulted in; called once, before training begins."""
+        self._pool.map_populated()
+
     def settle(self) -> None:
         """Wait for the device, so that all that was captured is in the journal or held.
 

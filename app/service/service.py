@@ -58,6 +58,8 @@ _SPOOL_S = 0.25
 _PERCENTILES_S = 0.5
 _POPULATE_NBYTES = 8 << 20
 """Memory that is faulted in at a time."""
+_FIRST_NBYTES = 64 << 20
+"""Memory for pictures whose size nobody knows yet."""
 _STATUS_S = 1.0
 
 
@@ -290,15 +292,23 @@ class RecordingService:
         parts.recording.publish()
 
     async def _populate(self) -> None:
-        """Fault the pool in, once it is known how much of it captures need."""
+        """Fault the pool in: some of it at once, the rest once it is known how much of it captures need."""
         parts, description = self._parts, self._parts.description
+        takes_pixels = any(not source.renderer for source in description.sources)
+        if not parts.recording.capture_nbytes and takes_pixels:
+            await self._populate_to(min(_FIRST_NBYTES, description.queue_bytes))
         while not (nbytes := parts.recording.capture_nbytes):
             await parts.progress.wait()
         in_hand = (most_credit(nbytes) * description.worker_count + 2) * aligned(nbytes)
-        expected = min(description.queue_depth * aligned(nbytes), description.queue_bytes) + in_hand
-        start = self._memory.layout.pool
-        for place in range(start, start + expected, _POPULATE_NBYTES):
-            await parts.threads.run(self._memory.populate, place, min(place + _POPULATE_NBYTES, start + expected))
+        await self._populate_to(min(description.queue_depth * aligned(nbytes), description.queue_bytes) + in_hand)
+
+    async def _populate_to(self, nbytes: int) -> None:
+        start, words = self._memory.layout.pool, self._memory.service
+        end = min(start + nbytes, self._memory.layout.nbytes)
+        for place in range(max(words[ServiceWord.POPULATED], start), end, _POPULATE_NBYTES):
+            following = min(place + _POPULATE_NBYTES, end)
+            await self._parts.threads.run(self._memory.populate, place, following)
+            words[ServiceWord.POPULATED] = following
 
     async def _tell_status(self) -> None:
         """Keep a file beside the clips, while there is something to finish, from which `stepreel ps` tells how far."""

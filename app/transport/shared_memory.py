@@ -79,6 +79,8 @@ class ServiceWord(IntEnum):
     """Checkpoints written; the last one lies at this number's parity."""
     PROCESS = 7
     """Its process identifier."""
+    POPULATED = 8
+    """Offset up to which the pool's pages are there."""
     GRIDS = 16
     """One word for each stream: index of a clip, shifted left by 8, and the power of two of the grid that it was
     thinned to."""
@@ -168,6 +170,7 @@ class SharedMemory:
         header = _HEADER.pack(MAGIC, VERSION, layout.nbytes, *astuple(layout))
         memory.view[_HEADER_OFFSET : _HEADER_OFFSET + _HEADER.size] = header
         memory.view[layout.description : layout.description + len(description)] = description
+        memory.populate(0, layout.checkpoints)
         return memory
 
     @classmethod
