@@ -35,6 +35,7 @@ class JournalFeed:
         renewals: Where the descriptions of renewed sources lie: offsets and sizes.
         queue_was_full: Called where frames found no room.
         lost: Called with why frames were lost.
+        named: Called before a worker may hear of a clip by its name: a service that takes over must know it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class JournalFeed:
     ) -> None:
         self.reader = JournalReader(memory)
         self.is_closed = False
+        self.named: Callable[[], None] = _nothing
         self.outcomes: dict[int, int] = {}
         self.renewals: list[tuple[int, int]] = []
         self._folder = Path(description.folder)
@@ -207,6 +209,7 @@ class JournalFeed:
         else:
             progress.is_named = True
             work.life.on(Event.NAMED)
+            self.named()
             self._recording.is_changed = True
             self._log.info("clip.opened", clip=progress.name, step=progress.start_step)
             self._records.note(work)
@@ -225,6 +228,10 @@ class JournalFeed:
     def _log_renewal(self) -> None:
         source = list(self._recording.sources.values())[-1]
         self._log.info("stream.renewed", stream=source.stream, source=source.details)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cause_of(exc: OutputError) -> DropCause:
