@@ -32,6 +32,7 @@ class JournalFeed:
         reader: The journal.
         is_closed: Training has closed the recorder: nothing follows.
         outcomes: What became of frames that a service before this one has settled, by the number of their record.
+        read_before: Number of the first record that no service before this one can have read.
         renewals: Where the descriptions of renewed sources lie: offsets and sizes.
         queue_was_full: Called where frames found no room.
         lost: Called with why frames were lost.
@@ -53,6 +54,7 @@ class JournalFeed:
     ) -> None:
         self.reader = JournalReader(memory)
         self.is_closed = False
+        self.read_before = 0
         self.named: Callable[[], None] = _nothing
         self.outcomes: dict[int, int] = {}
         self.renewals: list[tuple[int, int]] = []
@@ -150,7 +152,9 @@ class JournalFeed:
         outcome = self.outcomes.get(record.number)
         if outcome is not None:
             self._recording.settled_before(frame, None if outcome == ENCODED else CAUSES[outcome - 1])
-        elif taken := self._recording.capture(frame):
+            return
+        taken = self._recording.capture(frame, is_read_again=record.number < self.read_before)
+        if taken:
             self._warn_of_full_queue(len(taken))
 
     def _count_dropped(self, record: Record) -> None:
