@@ -101,7 +101,8 @@ class Dispatcher:
         """Drop every frame that no worker has begun."""
         for slot in self.slots:
             for work in slot.clips.values():
-                self._recording.discard_waiting(work, DropCause.CLOSED, slot.take_returned(work.index))
+                if not work.unrepaired:  # What a lost worker had may be in the segment that is being repaired.
+                    self._recording.discard_waiting(work, DropCause.CLOSED, slot.take_returned(work.index))
 
     def finish(self, slot: WorkerSlot, work: ClipWork) -> None:
         """Take a clip from its worker: it is done with, or given up."""
@@ -137,7 +138,9 @@ class Dispatcher:
 
     def settle_returned(self, slot: WorkerSlot, work: ClipWork, saved: Segment | None) -> None:
         """Count the unreported frames that did get into a segment, and those that no worker survives."""
-        for frame in slot.take_returned(work.index):
+        # A service that took over has read again what the worker before had; it waits in the queue.
+        read_again = self._recording.queue.take_until(work.index, saved.last_step) if saved else ()
+        for frame in (*slot.take_returned(work.index), *read_again):
             if saved and frame.step <= saved.last_step:
                 self._recording.encoded(frame)
             elif frame.crash_count >= _MOST_CRASHES:

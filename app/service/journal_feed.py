@@ -32,9 +32,11 @@ class JournalFeed:
         reader: The journal.
         is_closed: Training has closed the recorder: nothing follows.
         outcomes: What became of frames that a service before this one has settled, by the number of their record.
+        read_before: Number of the first record that no service before this one can have read.
         renewals: Where the descriptions of renewed sources lie: offsets and sizes.
         queue_was_full: Called where frames found no room.
         lost: Called with why frames were lost.
+        named: Called before a worker may hear of a clip by its name: a service that takes over must know it.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class JournalFeed:
     ) -> None:
         self.reader = JournalReader(memory)
         self.is_closed = False
+        self.read_before = 0
+        self.named: Callable[[], None] = _nothing
         self.outcomes: dict[int, int] = {}
         self.renewals: list[tuple[int, int]] = []
         self._folder = Path(description.folder)
@@ -149,7 +153,9 @@ class JournalFeed:
         outcome = self.outcomes.get(record.number)
         if outcome is not None:
             self._recording.settled_before(frame, None if outcome == ENCODED else CAUSES[outcome - 1])
-        elif taken := self._recording.capture(frame):
+            return
+        taken = self._recording.capture(frame, is_read_again=record.number < self.read_before)
+        if taken:
             self._warn_of_full_queue(len(taken))
 
     def _count_dropped(self, record: Record) -> None:
@@ -208,6 +214,7 @@ class JournalFeed:
         else:
             progress.is_named = True
             work.life.on(Event.NAMED)
+            self.named()
             self._recording.is_changed = True
             self._log.info("clip.opened", clip=progress.name, step=progress.start_step)
             self._records.note(work)
@@ -226,6 +233,10 @@ class JournalFeed:
     def _log_renewal(self) -> None:
         source = list(self._recording.sources.values())[-1]
         self._log.info("stream.renewed", stream=source.stream, source=source.details)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cause_of(exc: OutputError) -> DropCause:

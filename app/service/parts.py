@@ -135,6 +135,7 @@ def join_parts(
     )
     workers.dispatched = recording.publish
     checkpointer = Checkpointer(memory, recording, dispatcher, feed, reports, records, room)
+    feed.named = checkpointer.write
     return Parts(
         description=description,
         memory=memory,

@@ -61,8 +61,12 @@ class Recording:
         self.is_changed = True
         return work
 
-    def capture(self, frame: Frame) -> tuple[Frame, ...]:
-        """Take a frame that training has captured; return what the drop policy took, the frame itself perhaps."""
+    def capture(self, frame: Frame, *, is_read_again: bool = False) -> tuple[Frame, ...]:
+        """Take a frame that training has captured; return what the drop policy took, the frame itself perhaps.
+
+        `is_read_again`: A service before this one had it, and perhaps a worker, too: it is in a segment then that will
+        be repaired.
+        """
         work = self.works.get(frame.clip)
         self._count_read(frame)
         if work is None or not work.life.is_captured:
@@ -72,7 +76,7 @@ class Recording:
         work.progress.frame_requested(frame.step)
         if self.spool:
             self.spool.captured(work, frame)
-        if self._is_admitted_before:
+        if self._is_admitted_before or is_read_again:
             self.queue.put_anyway(frame)
             return ()
         admitted = self.queue.put(frame)
