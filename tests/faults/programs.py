@@ -15,11 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError
+import msgspec
+
+from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError, core
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.interfaces import Backend
 
-from .diary import Diary, Holdings, Progress, held_beyond
+from .diary import Diary, Holdings, Progress, StepTimes, held_beyond
 
 Program = Callable[..., None]
 _P = TypeVar("_P", bound=Program)
@@ -38,6 +40,7 @@ class Desk:
         self.folder = folder
         self.progress = Progress(scratch / "progress")
         self.diary = Diary(scratch / "diary.jsonl")
+        self.times = StepTimes(scratch / "times")
 
     def recorder(self, config: dict[str, Any] | None = None, backend: Backend | None = None, **more: Any) -> Recorder:
         settings: dict[str, Any] = {"output_dir": self.folder, "worker_priority": "normal", **(config or {})}
@@ -47,11 +50,20 @@ class Desk:
     def opened(self) -> None:
         self.progress.set("is_open", 1)
 
-    def train(self, recorder: Recorder, steps: int, *, period_s: float = 0.002, note_every: int = 1) -> None:
+    def train(
+        self,
+        recorder: Recorder,
+        steps: int,
+        *,
+        period_s: float = 0.002,
+        note_every: int = 1,
+        advance: Callable[[], object] = lambda: None,
+    ) -> None:
         """Take `steps` steps, or fewer where the harness says so; note how far it is every so many steps, 0: never."""
         for step in range(steps):
             if self.progress.get("stop"):
                 break
+            advance()
             start = time.monotonic_ns()
             recorder.step()
             took = time.monotonic_ns() - start
@@ -63,7 +75,9 @@ class Desk:
     def note(self, recorder: Recorder, took_ns: int = 0, *, steps: int = 1) -> None:
         """Tell the harness of the last `steps` steps."""
         progress = self.progress
-        progress.set("steps", progress.get("steps") + steps)
+        taken = progress.get("steps") + steps
+        self.times.note(taken - 1)
+        progress.set("steps", taken)
         progress.set("longest_ns", max(progress.get("longest_ns"), took_ns))
         frames = recorder.statistics().frames
         progress.set("encoded", frames.encoded)
@@ -93,6 +107,47 @@ class Desk:
             self.diary.tell("complete", clip=clip.name)
 
 
+def _synthetic(settings: dict[str, Any]) -> tuple[Backend, Callable[[], object]]:
+    return SyntheticBackend(**{"width": 64, "height": 48, **settings}), lambda: None
+
+
+def _ant(settings: dict[str, Any]) -> tuple[Backend, Callable[[], object]]:
+    import gymnasium
+
+    from stepreel.backends.mujoco import MujocoBackend
+
+    env = gymnasium.make("Ant-v5", terminate_when_unhealthy=False, max_episode_steps=-1, **settings)
+    env.reset(seed=1)
+    return MujocoBackend(env), lambda: env.step(env.action_space.sample())
+
+
+def _newton(settings: dict[str, Any]) -> tuple[Backend, Callable[[], object]]:
+    import newton
+    import warp as wp
+
+    from stepreel.backends.newton import NewtonBackend
+
+    wp.config.quiet = True
+    builder = newton.ModelBuilder()
+    for number in range(3):
+        body = builder.add_body(xform=wp.transform((number, 0.0, 1.0), wp.quat_identity()))
+        builder.add_shape_box(body, hx=0.2, hy=0.2, hz=0.2)
+    model = builder.finalize(device="cpu")
+    state = model.state()
+    return NewtonBackend(model, lambda: state, steps_per_second=30.0, **settings), lambda: None
+
+
+SIMULATORS = {"synthetic": _synthetic, "ant": _ant, "newton": _newton}
+
+
+def patch(constants: dict[str, Any], deadlines: dict[str, float]) -> None:
+    """Change constants of modules in this process, and deadlines, which the service is told of."""
+    for name, value in constants.items():
+        module, _, attribute = name.rpartition(".")
+        setattr(importlib.import_module(f"stepreel.{module}"), attribute, value)
+    core.DEADLINES = msgspec.structs.replace(core.DEADLINES, **deadlines)
+
+
 @program
 def train(
     desk: Desk,
@@ -103,25 +158,29 @@ def train(
     period_s: float = 0.002,
     note_every: int = 1,
     patches: dict[str, Any] | None = None,
+    deadlines: dict[str, float] | None = None,
     ending: str = "close",
     ending_step: int = 0,
+    simulator: str = "synthetic",
 ) -> None:
     """An ordinary training loop, that ends in one of several ways."""
-    for name, value in (patches or {}).items():
-        module, _, attribute = name.rpartition(".")
-        setattr(importlib.import_module(f"stepreel.{module}"), attribute, value)
+    patch(patches or {}, deadlines or {})
     before = Holdings.now()
-    recorder = desk.recorder(config, SyntheticBackend(**{"width": 64, "height": 48, **(backend or {})}))
+    source, advance = SIMULATORS[simulator](backend or {})
+    recorder = desk.recorder(config, source)
     if ending == "never_closed":
         recorder.__enter__()
         desk.opened()
-        desk.train(recorder, ending_step, period_s=period_s)
+        desk.train(recorder, ending_step, period_s=period_s, advance=advance)
         return
     failure: BaseException | None = None
     try:
         with recorder:
             desk.opened()
-            desk.train(recorder, ending_step if ending != "close" else steps, period_s=period_s, note_every=note_every)
+            steps = steps if ending == "close" else ending_step
+            desk.train(recorder, steps, period_s=period_s, note_every=note_every, advance=advance)
+            if ending == "segmentation_fault":
+                faulthandler._sigsegv()  # type: ignore[attr-defined]
             if ending == "exception":
                 raise ValueError("the training itself went wrong")
             if ending == "sys_exit":

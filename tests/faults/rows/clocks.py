@@ -33,7 +33,7 @@ def clock_set_back(one: Try) -> int:
 def system_suspended(one: Try) -> int:
     backend = {"snapshot": True, "render_delay_s": 0.01}
     config = {"fps": 30, "video_length": 60, "video_interval": 60}
-    training = one.start(config=config, backend=backend, patches={"consumer._HANG_S": 0.5}, steps=60)
+    training = one.start(config=config, backend=backend, deadlines={"answer_s": 0.5}, steps=60)
     training.wait_open()
     training.wait_steps(one.random.randint(1, 55))
     stopped = [training.pid, training.worker()]

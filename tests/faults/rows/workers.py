@@ -31,7 +31,7 @@ def end(one: Try, training: Training, causes: set[str], *, steps: int | None = N
 def worker_hangs(one: Try) -> int:
     # The deadline itself is minutes, because a first frame may compile kernels.
     backend = {"snapshot": True, "render_delay_s": 0.005}
-    training = one.start(config=_CONFIG, backend=backend, patches={"consumer._HANG_S": 0.5}, steps=120)
+    training = one.start(config=_CONFIG, backend=backend, deadlines={"answer_s": 0.5}, steps=120)
     training.wait_open()
     training.wait_steps(one.random.randint(1, 80))
     os.kill(training.worker(), signal.SIGSTOP)
