@@ -239,9 +239,9 @@ class Try:
         return summary
 
     def recover_nothing(self) -> None:
-        """Where nothing was killed, `recover` finds nothing to do."""
+        """Where nothing was killed, `recover` finds nothing to do; but for drawing snapshots, where some are kept."""
         before = evidence.fingerprint(self.folder)
-        self._recover_again("with nothing to repair")
+        self._recover_again("with nothing to repair", "--no-draw")
         require(evidence.fingerprint(self.folder) == before, "recover, with nothing to repair, changed files")
         if evidence.manifests(self.folder):
             self._inspect()
@@ -271,6 +271,13 @@ class Try:
         else:
             found = recover(self.folder)
             require(not (found.repaired or found.removed or found.problems), f"recover, {when}: {found}")
+
+    def recover_draws_the_rest(self) -> None:
+        """Where snapshots are kept, `recover` draws all that is missing."""
+        status, output = self.command("recover", str(self.folder))
+        require(status == 0, f"recover exits {status}: {output[-2000:]}")
+        missing = {clip.name: clip.dropped for clip in evidence.check_done(self.folder) if clip.dropped}
+        require(not missing, f"after recover, clips lack frames: {missing}")
 
     def render(self) -> None:
         """Draw the snapshots that were kept."""

@@ -26,6 +26,8 @@ from .diary import Diary, Holdings, Progress, StepTimes, held_beyond
 Program = Callable[..., None]
 _P = TypeVar("_P", bound=Program)
 PROGRAMS: dict[str, Program] = {}
+_kept: list[object] = []
+"""As a module of a training script keeps its recorder."""
 
 
 def program(function: _P) -> _P:
@@ -168,7 +170,9 @@ def train(
     before = Holdings.now()
     source, advance = SIMULATORS[simulator](backend or {})
     recorder = desk.recorder(config, source)
-    if ending == "never_closed":
+    if ending in ("never_closed", "never_dropped"):
+        if ending == "never_dropped":
+            _kept.append(recorder)
         recorder.__enter__()
         desk.opened()
         desk.train(recorder, ending_step, period_s=period_s, advance=advance)

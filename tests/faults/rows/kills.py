@@ -19,7 +19,7 @@ FPS = 30
 SPOOLED_S = 1.0
 """A snapshot that was captured so long ago is on disk."""
 _KILLED = r"killed"
-_ENDED = r"killed|exited with status 8"
+ENDED = r"killed|exited with status \d+"
 """A process that was waited for at once leaves no status that another one could read."""
 _WAITING: dict[str, Any] = {"fps": FPS, "video_length": 60, "video_interval": 60}
 
@@ -57,6 +57,7 @@ def _says_how_it_ended(one: Try, training: Training, clips: Sequence[ClipEvidenc
     """Session and open clip tell the last step: one more than was written down, where it died in between."""
     at = f"({ended}) at step ({training.steps - 1}|{training.steps})" if training.steps else f"({ended}) at step 0"
     session = json.loads((one.folder / "session.json").read_bytes())
+    one.notes.append(str(session.get("ended")))
     require(re.fullmatch(at, str(session.get("ended"))), f"the session says {session.get('ended')!r}, not {at!r}")
     require(session["ended_at"], "the session has no end")
     for clip in clips:
@@ -116,7 +117,7 @@ def dies_with_snapshots_waiting(one: Try) -> int:
         step = one.random.randint(130, 250)
         training = one.start(config=_WAITING, backend=backend, ending=ending, ending_step=step)
     training.wait()
-    service_finishes(one, training, _WAITING, ended=_ENDED if ending == "os_exit" else _KILLED)
+    service_finishes(one, training, _WAITING, ended=ENDED if ending == "os_exit" else _KILLED)
     return 0
 
 
