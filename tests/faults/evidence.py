@@ -139,7 +139,12 @@ _SESSION = re.compile(r"session(-rank\d+)?(\.json|\.jsonl|-pace\.json)")
 
 
 def manifests(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if not _SESSION.fullmatch(path.name) and path.is_file())
+    paths = sorted(path for path in folder.glob("*.json") if not _SESSION.fullmatch(path.name))
+    return [path for path in paths if _is_plain(path)]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
@@ -147,10 +152,10 @@ def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
     found = {
         path.stem: ClipEvidence(name=path.stem, manifest=_parse(path), closed={}, open={}) for path in manifests(folder)
     }
-    for path in sorted(folder.glob("*.mp4")):
+    for path in filter(_is_plain, sorted(folder.glob("*.mp4"))):
         video = decode(path, every)
         _clip_of(found, video.clip, path).closed[path.name] = video
-    for path in sorted(folder.glob("*.mp4.part")):
+    for path in filter(_is_plain, sorted(folder.glob("*.mp4.part"))):
         part = decode_part(path, every)
         name = part.clip if part else path.name.removesuffix(".mp4.part").rpartition(".")[0]
         _clip_of(found, name, path).open[path.name] = part

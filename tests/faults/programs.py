@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import multiprocessing
@@ -19,6 +20,7 @@ import msgspec
 
 from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError, core
 from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.config import WorkerPriority
 from stepreel.interfaces import Backend
 
 from .diary import Diary, Holdings, Progress, StepTimes, held_beyond
@@ -40,6 +42,7 @@ class Desk:
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
+        self.scratch = scratch
         self.progress = Progress(scratch / "progress")
         self.diary = Diary(scratch / "diary.jsonl")
         self.times = StepTimes(scratch / "times")
@@ -269,11 +272,14 @@ def odd_frames(desk: Desk, *, seed: int, steps: int) -> None:
 
 
 @program
-def broken_renderer(desk: Desk, *, fault: str, steps: int) -> None:
+def broken_renderer(desk: Desk, *, fault: str, steps: int, deadlines: dict[str, float] | None = None) -> None:
     """Records snapshots with a renderer that does not open, or that returns no picture."""
     from .environments import BrokenBackend
 
-    recorder = desk.recorder({"video_length": 20, "video_interval": 20, "fps": 30}, BrokenBackend(fault))
+    patch({}, deadlines or {})
+    recorder = desk.recorder(
+        {"video_length": 20, "video_interval": 20, "fps": 30}, BrokenBackend(fault, desk.scratch / "has_hung")
+    )
     with recorder:
         desk.opened()
         desk.train(recorder, steps)
@@ -509,6 +515,218 @@ def names(desk: Desk, *, hostile: list[str]) -> None:
             except Exception as exc:  # noqa: BLE001
                 outcomes[f"{number} clip"] = f"untyped: {exc!r}"
     desk.diary.tell("outcomes", outcomes=outcomes)
+
+
+class _OwnError(BaseException):
+    """One that `except Exception` does not catch."""
+
+
+class _NoTextError(Exception):
+    """One that can't even be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+_RUDE: dict[str, Callable[[], BaseException]] = {
+    "exits": lambda: SystemExit(3),
+    "base_exception": lambda: _OwnError("own"),
+    "no_text": _NoTextError,
+}
+
+
+class _Rude:
+    """Functions of a user that raise."""
+
+    def __init__(self, kind: str, diary: Diary) -> None:
+        import structlog
+
+        self._error = _RUDE[kind]
+        self._diary = diary
+        self.called: set[str] = set()
+        structlog.configure(processors=[lambda *_: self._fail("log")])
+        self.config: dict[str, Any] = {
+            "name_prefix": kind,
+            "video_length": 10,
+            "fps": 30,
+            "segment_s": 0.2,
+            "step_trigger": self._trigger,
+            "keep": lambda _: self._fail("keep"),
+        }
+        self.hooks: dict[str, Any] = {
+            "on_clip_closed": lambda _: self._fail("clip"),
+            "on_segment_closed": lambda *_: self._fail("segment"),
+        }
+        self.async_hooks: dict[str, Any] = {"on_clip_closed": self._hear_clip, "on_segment_closed": self._hear_segment}
+
+    def _trigger(self, step: int) -> bool:
+        return step % 20 == 0 if step % 2 == 0 else self._fail("trigger")
+
+    async def _hear_clip(self, clip: Clip) -> None:
+        self._fail("clip")
+
+    async def _hear_segment(self, *_: Any) -> None:
+        self._fail("segment")
+
+    def _fail(self, name: str) -> Any:
+        self.called.add(name)
+        raise self._error()
+
+    def check(self) -> None:
+        assert self.called == {"log", "keep", "clip", "segment", "trigger"}, self.called
+
+
+@program
+def rude_callbacks(desk: Desk, *, rudeness: str, steps: int) -> None:
+    """All that a user may hand over raises."""
+    rude = _Rude(rudeness, desk.diary)
+    before = Holdings.now()
+    config = RecorderConfig(output_dir=desk.folder, worker_priority=WorkerPriority.NORMAL, **rude.config)
+    recorder = Recorder(config, SyntheticBackend(width=64, height=48), **rude.hooks)
+    with recorder:
+        desk.opened()
+        for _ in range(steps):
+            recorder.step()
+            if recorder.statistics().steps % 30 == 0:
+                recorder.end_episode(episode_return=1.0)
+                recorder.reset()
+            time.sleep(0.005)
+    rude.check()
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def rude_async_callbacks(desk: Desk, *, rudeness: str, steps: int) -> None:
+    """All that a user may hand over raises, in an event loop."""
+    import anyio
+
+    from stepreel import AsyncRecorder
+
+    rude = _Rude(rudeness, desk.diary)
+    before = Holdings.now()
+    config = RecorderConfig(output_dir=desk.folder, worker_priority=WorkerPriority.NORMAL, **rude.config)
+
+    async def record() -> Any:
+        async with AsyncRecorder(config, SyntheticBackend(width=64, height=48), **rude.async_hooks) as recorder:
+            desk.opened()
+            for _ in range(steps):
+                await recorder.step()
+                if recorder.statistics().steps % 30 == 0:
+                    recorder.end_episode(episode_return=1.0)
+                    await recorder.reset()
+                await anyio.sleep(0.005)
+        return recorder
+
+    recorder = anyio.run(record)
+    rude.check()
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def rude_camera(desk: Desk, *, rudeness: str, steps: int) -> None:
+    """The function that tells the camera of each capture raises now and then."""
+    import mujoco
+
+    from stepreel.backends.camera import Camera
+    from stepreel.backends.mujoco import MujocoBackend
+
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size=".5"/></worldbody></mujoco>'
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    recorder: Recorder | None = None
+
+    def camera() -> Camera:
+        if recorder and recorder.statistics().steps % 7 == 4:
+            raise _RUDE[rudeness]()
+        return Camera(eye=(2.0, 2.0, 1.0), lookat=(0.0, 0.0, 0.0))
+
+    before = Holdings.now()
+    source = MujocoBackend(model, data, camera=camera, steps_per_second=30.0)
+    config = {"name_prefix": rudeness, "video_length": steps, "video_interval": 0, "width": 64, "height": 48}
+    recorder = desk.recorder(config, source)
+    with recorder:
+        desk.opened()
+        desk.train(recorder, steps, period_s=0.001)
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def dropped(desk: Desk, *, steps: int) -> None:
+    """Lets go of its recorder without closing it, and trains on."""
+    before = Holdings.now()
+    _record_and_forget(desk, steps)
+    gc.collect()
+    desk.diary.tell("dropped")
+    while not desk.progress.get("stop"):
+        time.sleep(0.005)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+def _record_and_forget(desk: Desk, steps: int) -> None:
+    backend = SyntheticBackend(width=64, height=48, snapshot=True, render_delay_s=0.005)
+    recorder = desk.recorder({"video_length": 100, "video_interval": 100, "fps": 30}, backend)
+    recorder.__enter__()
+    desk.opened()
+    desk.train(recorder, steps)
+
+
+@program
+def forked_steps(desk: Desk, *, steps: int, step_of_fork: int) -> None:
+    """Forks a child that steps its copy of the recorder, and closes it."""
+    before = Holdings.now()
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30})
+    with recorder:
+        desk.opened()
+        desk.train(recorder, step_of_fork)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            for _ in range(steps):
+                recorder.step()
+            recorder.end_episode()
+            recorder.reset()
+            recorder.flush(5.0)
+            recorder.close()
+            os._exit(0)
+        desk.train(recorder, steps - step_of_fork)
+    desk.diary.tell("child", status=os.waitpid(child, 0)[1])
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def forks_at_the_start(desk: Desk, *, steps: int) -> None:
+    """Another thread forks processes while service and worker start; they outlive the recorder."""
+    before = Holdings.now()
+    readers: list[int] = []
+    is_over = threading.Event()
+
+    def fork() -> None:
+        while not is_over.is_set() and len(readers) < 60:
+            readers.append(_fork_reader())
+            time.sleep(0.01)
+
+    forking = threading.Thread(target=fork)
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30})
+    forking.start()
+    with recorder:
+        desk.opened()
+        is_over.set()
+        forking.join()
+        desk.train(recorder, steps)
+        start = time.monotonic()
+    took_s = time.monotonic() - start
+    for fd in readers:
+        os.close(fd)
+    for _ in readers:
+        os.wait()
+    desk.summarize(recorder, took_s=took_s, forked=len(readers))
+    desk.diary.tell("holdings", beyond=held_beyond(before))
 
 
 def main() -> None:

@@ -141,3 +141,21 @@ def ends_without_close(one: Try) -> int:
     require(not lost, f"{len(lost)} captured frames are lost: {sorted(lost)[:10]}")
     one.recover_nothing()
     return 0
+
+
+@row("A recorder that is dropped without being closed while training goes on: its clip is finished, its service ends.")
+def dropped_without_close(one: Try) -> int:
+    step = one.random.randint(1, 250)
+    training = one.start("dropped", steps=step)
+    training.wait_until(lambda: training.diary.events("dropped"), "the recorder was dropped")
+    training.wait_until(lambda: not training.services() and not training.workers(), "its processes ended")
+    config = {"video_length": 100, "video_interval": 100}
+    clips = evidence.check_done(one.folder)
+    lost = captured(config, step) - shown(clips)
+    require(not lost, f"{len(lost)} captured frames are lost: {sorted(lost)[:10]}")
+    training.stop()
+    training.end_well()
+    one.nothing_runs()
+    one.nothing_held(training)
+    one.recover_nothing()
+    return 0
