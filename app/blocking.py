@@ -293,6 +293,8 @@ class _Listener:
             while not link.is_over:
                 for call in link.receive():
                     call.run()
+                if link.needs_care:
+                    link.cared(link.care())
                 if link.is_ready or link.refusal:
                     self.opened.open()
                 if not link.is_over:

@@ -120,6 +120,7 @@ class Link:
         clips: Every clip that was announced, in order.
         codec: The encoder in use, once it is known.
         is_over: Nothing more will be heard.
+        needs_care: The service has ended, or died: `care` and `cared` are to be called.
         refusal: Why nothing can be recorded.
         changed: Called after anything was heard that somebody may wait for.
     """
@@ -131,6 +132,7 @@ class Link:
         self.codec: str | None = None
         self.is_ready = False
         self.is_over = False
+        self.needs_care = False
         self.refusal: StepreelError | None = None
         self.changed: Callable[[], None] = _nothing
         self._memory = memory
@@ -140,6 +142,7 @@ class Link:
         self._service = _ServiceProcess(memory, folder)
         self._asked = _Asked()
         self._announced: set[int] = set()
+        self._has_ended = False
         self._log = _CallerLog(self._note)
         self._moves = _Moves(memory)
 
@@ -173,9 +176,39 @@ class Link:
         messages, is_lost = self._service.receive()
         for message in messages:
             yield from self._take(message)
-        if is_lost and not self.is_over:
-            self._lost()
+        self.needs_care |= is_lost
         self.changed()
+
+    def care(self) -> WorkerError | None:
+        """See a service off that has ended, and start another where it died. Blocks; `cared` is to be called then.
+
+        Returns:
+            Why recording has ended, where it could not go on.
+        """
+        self.needs_care = False
+        problem = self._service.end()
+        if self._has_ended or (self._asked.is_closing and self._service.ended_well):
+            self._has_ended = True
+            return None
+        if not self._service.is_own or not self._moves.may_restart():
+            return WorkerError(f"the recording service was lost: {problem}")
+        time.sleep(self._moves.backoff_s)
+        try:
+            self._service.start()
+        except WorkerError as exc:
+            return exc
+        return None
+
+    def cared(self, problem: WorkerError | None) -> None:
+        """Go on after `care`, on the thread or task that receives."""
+        if problem:
+            self.refusal = self.refusal or problem
+            self._log.write("warning", "recorder.failed", {"error": str(problem)})
+        if problem or self._has_ended:
+            self._end()
+        else:
+            for message in self._asked.outstanding():
+                self._service.send(message)
 
     def ask_flush(self, answered: Callable[[], None]) -> None:
         """Have it called, on the thread that receives, once all that is in the journal now is done."""
@@ -198,9 +231,7 @@ class Link:
     def detach(self) -> None:
         """Hear nothing more; the service goes on by itself."""
         self._service.leave()
-        self.is_over = True
-        self._asked.answer_all()
-        self.changed()
+        self._end()
 
     def disown(self) -> None:
         """Be of no effect in a process that was forked."""
@@ -228,7 +259,7 @@ class Link:
             case Flushed():
                 self._asked.answer(message.token)
             case Ended():
-                self._end()
+                self._has_ended = self.needs_care = True
 
     def _take_clip(self, message: ClipReady) -> Iterator[HookCall]:
         if message.index in self._announced:
@@ -253,31 +284,7 @@ class Link:
         """Have the session's log tell of something that happened here."""
         self._service.send(Noted(event=event, facts=facts))
 
-    def _lost(self) -> None:
-        """Go on with another service, unless they keep dying or all was done."""
-        problem = self._service.end()
-        if self._asked.is_closing and self._service.ended_well:
-            self._end()
-        elif not self._service.is_own or not self._moves.may_restart():
-            self.refusal = self.refusal or WorkerError(f"the recording service was lost: {problem}")
-            self._log.write("warning", "recorder.failed", {"error": problem})
-            self._end()
-        else:
-            self._restart()
-
-    def _restart(self) -> None:
-        time.sleep(self._moves.backoff_s)
-        try:
-            self._service.start()
-        except WorkerError as exc:
-            self.refusal = self.refusal or exc
-            self._end()
-            return
-        for message in self._asked.outstanding():
-            self._service.send(message)
-
     def _end(self) -> None:
-        self._service.end()
         self.is_over = True
         self._asked.answer_all()
         self.changed()

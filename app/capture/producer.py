@@ -168,6 +168,7 @@ class Producer:
     def _call(self, act: Callable[[], object]) -> None:
         """Do what a caller asked for, between what each call begins and ends with."""
         self._calls.refuse_inside()
+        failure, self._failure = self._failure, None  # Of an earlier call: this one's is told by the next.
         try:  # An interruption (Ctrl-C) may come anywhere in here.
             if self._calls.begin():
                 if self.captures.are_on_their_way:
@@ -176,7 +177,8 @@ class Producer:
                 self._set_wake_step()
         finally:
             self._calls.caller = None
-        self.raise_failure()
+        if failure:
+            raise failure
 
     def _step(self) -> None:
         actions = self._schedule.step()
