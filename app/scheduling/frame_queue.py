@@ -98,6 +98,12 @@ class FrameQueue(Generic[FrameT]):
         """Take every waiting frame of a clip out."""
         return [self._take(clip, pts) for pts in list(self._waiting.get(clip, ()))]
 
+    def take_until(self, clip: int, last_step: int) -> list[FrameT]:
+        """Take the waiting frames of a clip out up to a step."""
+        waiting = self._waiting.get(clip)
+        frames = [frame for frame in waiting.frames() if frame.step <= last_step] if waiting else []
+        return [self._take(clip, frame.pts) for frame in frames]
+
     def is_wanted(self, clip: int, pts: int) -> bool:
         """Whether a clip, thinned as it may be, takes a frame."""
         return is_on_grid(self.grids.get(clip, 1), pts)

@@ -144,6 +144,10 @@ class Dispatcher:
                 self._recording.drop(frame, DropCause.WORKER_LOST)
             else:
                 slot.returned.append(frame)
+        if saved:
+            # A service that took over has read again what the one before it had handed to its worker.
+            for frame in self._recording.queue.take_until(work.index, saved.last_step):
+                self._recording.encoded(frame)
 
     def _next_for_clip(self, slot: WorkerSlot, work: ClipWork) -> Iterator[protocol.Command]:
         if work.life.wanted is Wanted.NO and not work.is_ring:
