@@ -42,7 +42,7 @@ def system_suspended(one: Try) -> int:
     stopped = one.random.choice([everything[:1], everything, everything[::-1]])
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(1.5 * ANSWER_S)
+    time.sleep(1.2 * ANSWER_S)
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     training.end_well()

@@ -84,7 +84,7 @@ def links_under_its_names(one: Try) -> int:
     one.folder.mkdir()
     clip = "rl-video-step-20"
     names = ["session.json", "session.jsonl", "session-pace.json", "rl-video-step-0.json", f"{clip}.snapshots.npz.part"]
-    names += [f"{clip}.snapshots.npz", f"{clip}.mp4.part", "rl-video-step-40.mp4", ".stepreel.lock"]
+    names += [f"{clip}.snapshots.npz", f"{clip}.mp4.part", "rl-video-step-40.mp4"]
     for name in names:
         target = outside / name
         if one.random.random() < 0.5:
