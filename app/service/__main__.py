@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -35,6 +36,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    _close_all_but(0, 1, 2, arguments.memory, arguments.socket)
     memory = SharedMemory.attach(arguments.memory)
     description = decode(memory.description, ServiceDescription)
     if description.worker_priority is not WorkerPriority.NORMAL:
@@ -47,6 +49,14 @@ def main() -> int:
         append_crash(Path(description.folder), description.stem, traceback.format_exc())
         return 1
     return 0
+
+
+def _close_all_but(*kept: int) -> None:
+    """Close what training lets programs inherit: a port, a pipe to another program; this one may outlive training."""
+    for entry in os.listdir("/dev/fd"):
+        if int(entry) not in kept:
+            with suppress(OSError):  # That of the listing itself is closed already.
+                os.close(int(entry))
 
 
 if __name__ == "__main__":
