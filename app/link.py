@@ -81,9 +81,11 @@ class HookCall:
             returned = self.call()
             if isinstance(returned, Awaitable):
                 await returned
-        except Exception as exc:  # noqa: BLE001 - see above; a cancellation passes.
-            self.failed(exc)
-        except (SystemExit, KeyboardInterrupt) as exc:
+        except BaseException as exc:
+            from anyio import get_cancelled_exc_class  # Whoever awaits has it.
+
+            if isinstance(exc, get_cancelled_exc_class() | GeneratorExit):
+                raise
             self.failed(exc)
         self.done()
 
