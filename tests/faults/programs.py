@@ -597,7 +597,7 @@ def rude_callbacks(desk: Desk, *, rudeness: str, steps: int) -> None:
 
 
 @program
-def rude_async_callbacks(desk: Desk, *, rudeness: str, steps: int) -> None:
+def rude_async_callbacks(desk: Desk, *, rudeness: str, steps: int, service: str) -> None:
     """All that a user may hand over raises, in an event loop."""
     import anyio
 
@@ -608,7 +608,8 @@ def rude_async_callbacks(desk: Desk, *, rudeness: str, steps: int) -> None:
     config = RecorderConfig(output_dir=desk.folder, worker_priority=WorkerPriority.NORMAL, **rude.config)
 
     async def record() -> Any:
-        async with AsyncRecorder(config, SyntheticBackend(width=64, height=48), **rude.async_hooks) as recorder:
+        source = SyntheticBackend(width=64, height=48)
+        async with AsyncRecorder(config, source, service=service, **rude.async_hooks) as recorder:
             desk.opened()
             for _ in range(steps):
                 await recorder.step()
