@@ -247,9 +247,10 @@ def kill_at_a_file_operation(one: Try) -> int:
     one.notes.append(f"{act} {fired.read_text()}" if fired.exists() else "the moment never came")
     if status == 0:
         clips = evidence.check_done(one.folder)
-        one.accounts(training, clips, steps=200)
+        loss = dropped_in(one.accounts(training, clips, steps=200))
+        require(loss <= FPS, f"{loss} frames lost")
         one.recover_nothing()
-        return dropped_in(training.summary())
+        return loss
     if not training.progress.get("is_open") and "WorkerError" in training.output:
         status = -signal.SIGKILL  # A worker that dies before it is ready: opening the recorder says so.
     require(status == -signal.SIGKILL, f"the training ended with status {status}: {training.output[-2000:]}")
