@@ -230,10 +230,12 @@ class Recorder:
         try:
             with closing_bar(lambda: self._core.frames_left) as bar:
                 while not listener.over.wait(LOOK_S):
+                    self._core.producer.tell_rest()
                     bar.show()
         except BaseException:
             link.ask_close(somebody_waits=True, drop_waiting=True)
-            listener.over.wait()
+            while not listener.over.wait(LOOK_S):
+                self._core.producer.tell_rest()
             raise
         finally:
             self._core.let_go()

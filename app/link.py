@@ -403,7 +403,7 @@ class _ServiceProcess:
         self._output = tempfile.TemporaryFile()
         # -P and the caller's own sys.path: it imports what the training script would import, and no more.
         arguments = [sys.executable, "-P", "-m", "stepreel.service", f"--memory={self._memory.fd}"]
-        arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}"]
+        arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}", f"--training={os.getpid()}"]
         try:
             # In a process group of its own: a Ctrl-C on the terminal is training's to answer. Not in a session of its
             # own: Linux would then give it, and its workers, a full share of the processor as a group

@@ -327,12 +327,15 @@ class AsyncRecorder:
                 while not link.is_over:
                     with anyio.move_on_after(LOOK_S):
                         await self._hear_more()
+                    self._core.producer.tell_rest()
                     bar.show()
         except BaseException:
             link.ask_close(somebody_waits=True, drop_waiting=True)
             with anyio.CancelScope(shield=True):
                 while not link.is_over:
-                    await self._hear_more()
+                    with anyio.move_on_after(LOOK_S):
+                        await self._hear_more()
+                    self._core.producer.tell_rest()
             raise
 
     async def _hear_more(self) -> None:

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 from newton_gpu import Simulation
+from shared_memory import frame_pool
 
 from stepreel.backends.newton import NewtonBackend
 from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
-from stepreel.frame_pool import FramePool
 from stepreel.interfaces import CaptureFormat
 
 _SUBSTEPS = 4
@@ -55,14 +55,14 @@ def snapshot_of(simulation: Simulation, drawn: int) -> tuple[CaptureFormat, byte
         simulation.model, lambda: simulation.state, visible_worlds=range(drawn), steps_per_second=60.0
     )
     opened = backend.open(width=1280, height=720, worker_device="cpu")
-    pool = FramePool(_POOL_NBYTES)
-    slot = pool.lease()
     clip = ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0)
-    captured = backend.capture(CaptureRequest(clip=clip, step=0, pts=0), slot)
-    snapshot = captured if isinstance(captured, Snapshot) else captured.wait()
-    data = slot.array(snapshot.nbytes).tobytes()
+    with frame_pool(_POOL_NBYTES) as pool:
+        slot = pool.lease()
+        captured = backend.capture(CaptureRequest(clip=clip, step=0, pts=0), slot)
+        snapshot = captured if isinstance(captured, Snapshot) else captured.wait()
+        data = slot.array(snapshot.nbytes).tobytes()
+        slot.release()
     backend.close()
-    pool.close()
     return opened, data
 
 

@@ -10,12 +10,13 @@ import gymnasium
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared_memory import frame_pool
 
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.gymnasium import GymnasiumBackend
 from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import Backend
 
 WIDTH, HEIGHT = 1280, 720
@@ -50,10 +51,8 @@ def copy() -> Callable[[], None]:
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(NBYTES)
-    pool.populate(NBYTES)
-    yield pool.lease()
-    pool.close()
+    with frame_pool(NBYTES) as pool:
+        yield pool.lease()
 
 
 def opened(backend: Backend) -> Backend:

@@ -13,11 +13,12 @@ pytest.importorskip("warp")
 
 import newton
 import warp as wp
+from shared_memory import frame_pool
 
 from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.newton import NewtonBackend
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.frame_pool import FramePool, PoolSlot
 
 WORLD_COUNT = 16
 BODIES_OF_A_ROBOT = 13
@@ -28,9 +29,8 @@ REQUEST = CaptureRequest(
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with frame_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def robots() -> newton.Model:

@@ -145,6 +145,10 @@ class Producer:
             self._journal.write(Kind.CLOSED)
             self._pool.close()
 
+    def tell_rest(self) -> None:
+        """Write what found no room in the journal when it was closed; call it now and then until the service ends."""
+        self._journal.write_backlog()
+
     def disown(self) -> None:
         """Be of no effect from here on: this process was forked from the one whose recorder this is."""
         self._calls.disown()
@@ -171,6 +175,7 @@ class Producer:
         failure, self._failure = self._failure, None  # Of an earlier call: this one's is told by the next.
         try:  # An interruption (Ctrl-C) may come anywhere in here.
             if self._calls.begin():
+                self._journal.write_backlog()
                 if self.captures.are_on_their_way:
                     self.captures.publish_arrived(wait=False)
                 act()
@@ -200,7 +205,7 @@ class Producer:
                     self._clips.decide(self._episodes.end(clip.clip_index, end_step))
 
     def _set_wake_step(self) -> None:
-        must_wake = self.captures.are_on_their_way or self._ring_s or self._failure
+        must_wake = self.captures.are_on_their_way or self._journal.has_backlog or self._ring_s or self._failure
         self._wake_step = 0 if must_wake else self._schedule.wake_step
 
     def _judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import msgspec
 
@@ -63,6 +64,7 @@ class Checkpointer:
     def write(self) -> None:
         """Write a checkpoint, and let training overwrite what it says."""
         recording = self._recording
+        frames = {frame.number: frame for frame in self._unsettled()}
         state = State(
             position=self._feed.reader.position,
             released=self._room.released,
@@ -77,7 +79,8 @@ class Checkpointer:
             drawn_by=recording.drawn_by,
             totals=recording.totals,
             works=list(recording.works.values()),
-            frames=sorted(self._unsettled(), key=lambda frame: frame.number),
+            frames=[frames[number] for number in sorted(frames)],
+            spooled=[frame for frame in self._spooled() if frame.number not in frames],
             unheard=self._records.unheard,
         )
         if self._checkpoints.write(msgspec.msgpack.encode(state)):
@@ -119,10 +122,13 @@ class Checkpointer:
             recording.works[work.index] = work
             if work.life.is_in_work:
                 self._dispatcher.assign(work)
-            if not work.progress.is_named and not work.is_ring:
+            if work.awaits_name:
                 self._feed.want_name(work)
         for frame in state.frames:
             self._restore_frame(frame)
+        for frame in state.spooled:
+            if frame.number not in self._feed.outcomes:
+                self._restore_spooled(frame)
 
     def _restore_frame(self, frame: Frame) -> None:
         """Give a frame to the next worker that the one before had not settled."""
@@ -138,6 +144,19 @@ class Checkpointer:
         else:
             frame.holds = 1
             self._dispatcher.return_frame(frame)
+            if self._recording.spool:
+                self._recording.spool.captured(work, frame)
+
+    def _restore_spooled(self, frame: Frame) -> None:
+        """Have a snapshot written that the service before has perhaps not written."""
+        work = self._recording.works.get(frame.clip)
+        frame.holds = 1
+        if work and self._recording.spool:
+            self._recording.spool.take_again(work, frame)
+        self._room.let_go(frame)
+
+    def _spooled(self) -> Iterable[Frame]:
+        return self._recording.spool.held if self._recording.spool else ()
 
     def _unsettled(self) -> list[Frame]:
         frames = list(self._recording.queue)

@@ -89,7 +89,7 @@ class Dispatcher:
             work.unrepaired = []
             work.progress.segment_lost(None, cause, is_kept=True)
         self._recording.discard_waiting(work, cause, slot.take_returned(work.index))
-        if not work.life.is_captured and not work.progress.pending:
+        if not (work.life.is_captured or work.progress.pending or work.awaits_name):
             self.finish(slot, work)
 
     def return_frame(self, frame: Frame) -> None:

@@ -88,6 +88,7 @@ class JournalFeed:
             work = self._unnamed[0]
             await self._name(work)
             self._unnamed.popleft()
+            work.awaits_name = False
             if isinstance(work.progress, RingProgress):
                 work.life.on(Event.ENDS)
 
@@ -100,13 +101,15 @@ class JournalFeed:
 
     def want_name(self, work: ClipWork) -> None:
         """Have a clip named with the next call of `name_clips`."""
+        work.awaits_name = True
         self._unnamed.append(work)
 
     def end_all(self, last_step: int, ended: str | None) -> None:
         """End the clips that training did not end any more, and keep those about which it decides no more."""
         for work in list(self._recording.works.values()):
-            if work.life.is_captured:
-                self._end(work, max(last_step, work.progress.start_step), ClipEnded(), ended)
+            work.progress.ended = ended
+            if work.life.is_captured and not (work.is_ring and work.awaits_name):
+                self._end(work, max(last_step, work.progress.start_step), ClipEnded())
             if work.life.wanted is Wanted.UNDECIDED:
                 self._decide(work, stays=True)
 
@@ -128,7 +131,7 @@ class JournalFeed:
             case Kind.CLIP_ENDED:
                 work = self._recording.works.get(record.clip)
                 if work and work.life.is_captured:
-                    self._end(work, record.step, decode(record.text, ClipEnded), None)
+                    self._end(work, record.step, decode(record.text, ClipEnded))
             case Kind.CLIP_DECIDED:
                 work = self._recording.works.get(record.clip)
                 if work:
@@ -172,9 +175,9 @@ class JournalFeed:
         if not work.is_ring:
             self.want_name(work)
 
-    def _end(self, work: ClipWork, end_step: int, said: ClipEnded, ended: str | None) -> None:
+    def _end(self, work: ClipWork, end_step: int, said: ClipEnded) -> None:
         progress = work.progress
-        progress.end_step, progress.ended = end_step, ended
+        progress.end_step = end_step
         progress.has_failed |= said.has_failed
         if not isinstance(progress, RingProgress):
             work.life.on(Event.ENDS)

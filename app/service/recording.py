@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..clip import DropCause
+from ..config import DropPolicy
 from ..scheduling.frame_queue import FrameQueue
 from ..transport.messages import ServiceDescription, SourceDescription
 from .accounting import ClipProgress, RingProgress, Totals
@@ -35,6 +36,8 @@ class Recording:
         self.queue: FrameQueue[Frame] = FrameQueue(
             depth=description.queue_depth, nbytes=description.queue_bytes, policy=description.drop_policy
         )
+        # Training holds itself to the queue's size there, and a service that takes over finds more than was waiting.
+        self._is_admitted_before = description.drop_policy in (DropPolicy.BLOCK, DropPolicy.DROP_NEWEST)
         self.sources: dict[tuple[str, int], SourceDescription] = {one.key: one for one in description.sources}
         self.versions = {one.stream: one.version for one in description.sources}
         self.drawn_by: dict[str, str] = {}
@@ -69,6 +72,9 @@ class Recording:
         work.progress.frame_requested(frame.step)
         if self.spool:
             self.spool.captured(work, frame)
+        if self._is_admitted_before:
+            self.queue.put_anyway(frame)
+            return ()
         admitted = self.queue.put(frame)
         taken = admitted.evicted if admitted.is_in else (*admitted.evicted, frame)
         for one in taken:

@@ -149,12 +149,13 @@ class RecordingService:
         except OSError:
             entries = []
         for work in list(parts.recording.works.values()):
+            if not (work.is_ring or work.life.is_over or work.life.phase is Phase.WAITING):
+                await parts.threads.run(parts.spool.resume, work)
             if work.life.is_in_work and not work.is_ring and work.progress.is_named:
                 work.unrepaired = unlisted_parts(work.progress, entries)
                 work.progress.segments_opened = max(
                     work.progress.segments_opened, len(work.progress.segments) + len(work.unrepaired)
                 )
-                await parts.threads.run(parts.spool.resume, work)
             elif work.life.phase is not Phase.WAITING:
                 parts.records.note(work)
 
@@ -230,9 +231,7 @@ class RecordingService:
                 case Noted():
                     parts.log.append("warning", message.event, message.facts)
                 case Heard():
-                    parts.records.heard(message.clip)
-                    for stream in parts.recording.versions:
-                        await parts.records.prune(stream)
+                    await parts.records.heard(message.clip)
             self._look.notify()
         parts.records.forget_hooks()
 
@@ -284,7 +283,7 @@ class RecordingService:
         parts.log.flush_trouble()
         parts.log.info("session.closed", steps=self._memory.training[TrainingWord.STEPS])
         await self._write_session(ended_at=now_iso())
-        while not parts.records.are_written:
+        while not parts.records.is_done:
             parts.log.appended.notify()
             await parts.progress.wait(0.1)
         parts.publish_statistics(fresh=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from ..clip import DropCause, SnapshotFile
@@ -53,6 +53,7 @@ class SnapshotSpool:
         self._log = log
         self._threads = threads
         self._waiting: dict[int, tuple[ClipWork, list[Frame]]] = {}
+        self._held: dict[int, Frame] = {}
         self._nbytes = 0
         self._writers: dict[int, SnapshotWriter] = {}
         self._failed: set[int] = set()
@@ -61,6 +62,11 @@ class SnapshotSpool:
     def has_waiting(self) -> bool:
         """Whether `write` has anything to write now."""
         return any(work.progress.is_named for work, _ in self._waiting.values())
+
+    @property
+    def held(self) -> Collection[Frame]:
+        """Frames whose bytes it still needs."""
+        return self._held.values()
 
     def captured(self, work: ClipWork, frame: Frame) -> None:
         """Take a snapshot that was captured, where all are kept on disk."""
@@ -71,6 +77,10 @@ class SnapshotSpool:
         """Take a snapshot that nobody draws, where those are kept only."""
         if not self._description.durable_snapshots and cause in KEPT_CAUSES and not work.is_ring:
             self._take(work, frame)
+
+    def take_again(self, work: ClipWork, frame: Frame) -> None:
+        """Take a snapshot that a service before this one had taken, and perhaps not written."""
+        self._take(work, frame)
 
     def keeps(self, work: ClipWork) -> bool:
         """Whether some frames of a clip are left to be drawn another day."""
@@ -128,6 +138,7 @@ class SnapshotSpool:
             self._log.trouble("snapshots.not_kept", kind="slow_disk", clip=work.progress.name, error="the disk is slow")
             return
         frame.holds += 1
+        self._held[frame.number] = frame
         self._nbytes += frame.nbytes
         self._waiting.setdefault(work.index, (work, []))[1].append(frame)
 
@@ -138,6 +149,7 @@ class SnapshotSpool:
     def _forget(self, frames: Iterable[Frame]) -> None:
         for frame in frames:
             self._nbytes -= frame.nbytes
+            self._held.pop(frame.number, None)
             self._let_go(frame)
 
     def _fail(self, work: ClipWork, exc: OutputError) -> None:

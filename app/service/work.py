@@ -63,10 +63,14 @@ class ClipWork(msgspec.Struct, kw_only=True):
     """Why frames of this clip go to no worker any more."""
     unrepaired: list[str] = []
     """Segments that lost workers left open, in order."""
+    awaits_name: bool = False
+    """A file name is being reserved for it, without which nothing of it can be written."""
     is_begun: bool = False
     """The present worker has heard of it."""
     is_end_sent: bool = False
     is_repair_sent: bool = False
+    is_concluded: bool = False
+    """It was announced, or deleted."""
 
     @property
     def index(self) -> int:
@@ -116,5 +120,7 @@ class State(msgspec.Struct, kw_only=True):
     works: list[ClipWork]
     frames: list[Frame]
     """Those that are not settled, in order of their records."""
+    spooled: list[Frame]
+    """Those that are settled, and whose snapshots are perhaps not on disk yet."""
     unheard: dict[int, str]
     """Clips that were announced, and whose hooks were not called yet as far as is known."""

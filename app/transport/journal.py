@@ -113,7 +113,7 @@ class JournalWriter:
 
     def next_number(self) -> int:
         """Return the number that `write_frame` gives to its record."""
-        self._write_backlog()
+        self.write_backlog()
         return self._memory.training[TrainingWord.HEAD]
 
     def write_frame(
@@ -140,12 +140,23 @@ class JournalWriter:
         text: bytes = b"",
     ) -> None:
         """Tell of anything else; text of more than 3,584 bytes is cut."""
-        self._write_backlog()
+        self.write_backlog()
         record = Record(0, kind, clip, step, pts, offset, nbytes, height, width, text[:_MOST_TEXT_NBYTES])
         if self._backlog or self._room() < record.places:
             self._keep(record)
         else:
             self._put(record._replace(number=self._memory.training[TrainingWord.HEAD]))
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether anything waits for room."""
+        return bool(self._backlog)
+
+    def write_backlog(self) -> None:
+        """Write what waits, as far as there is room for it now."""
+        while self._backlog and self._room() >= self._backlog[0].places:
+            self._put(self._backlog[0]._replace(number=self._memory.training[TrainingWord.HEAD]))
+            self._backlog.popleft()
 
     def _keep(self, record: Record) -> None:
         last = self._backlog[-1] if self._backlog else None
@@ -155,11 +166,6 @@ class JournalWriter:
             self._backlog.append(record)
         else:
             self.lost += 1
-
-    def _write_backlog(self) -> None:
-        while self._backlog and self._room() >= self._backlog[0].places:
-            self._put(self._backlog[0]._replace(number=self._memory.training[TrainingWord.HEAD]))
-            self._backlog.popleft()
 
     def _room(self) -> int:
         words = self._memory

@@ -11,9 +11,11 @@ import pytest
 from gymnasium.wrappers import RenderCollection
 
 from stepreel.backends.gymnasium import GymnasiumBackend
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError, RenderModeError
-from stepreel.frame_pool import FramePool, PoolSlot
+
+from ..memory import make_pool
 
 REQUEST = CaptureRequest(
     clip=ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0), step=0, pts=0
@@ -22,11 +24,10 @@ REQUEST = CaptureRequest(
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(4 * 2**20)
-    slot = pool.lease()
-    yield slot
-    slot.release()
-    pool.close()
+    with make_pool(4 * 2**20) as pool:
+        slot = pool.lease()
+        yield slot
+        slot.release()
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from stepreel import Clip, ClipState, DropCause, Recorder, RecorderConfig
 from stepreel.backends.camera import Camera
 from stepreel.backends.kit import KitBackend
 from stepreel.backends.synthetic import read_step
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError, ConfigurationError
-from stepreel.frame_pool import FramePool, PoolSlot
 
+from ..memory import make_pool
 from ..recordings import check_clip, manifest_of, shown_steps
 from .kit_standin import PERSPECTIVE, PLAYS, Drawn, Form, KitStandIn, Simulation
 
@@ -41,11 +42,10 @@ def make_kit(monkeypatch: pytest.MonkeyPatch) -> Kit:
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(4 * 2**20)
-    slot = pool.lease()
-    yield slot
-    slot.release()
-    pool.close()
+    with make_pool(4 * 2**20) as pool:
+        slot = pool.lease()
+        yield slot
+        slot.release()
 
 
 def record(

@@ -9,20 +9,21 @@ import pytest
 from numpy.typing import NDArray
 
 from stepreel.backends.pixels import copy_pixels, tile_pixels
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import Frame
 from stepreel.errors import CaptureError
-from stepreel.frame_pool import FramePool, PoolSlot
+
+from ..memory import make_pool
 
 Picture = NDArray[np.uint8]
 
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    slot = pool.lease()
-    yield slot
-    slot.release()
-    pool.close()
+    with make_pool(2**20) as pool:
+        slot = pool.lease()
+        yield slot
+        slot.release()
 
 
 def _noise(*shape: int) -> Picture:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stepreel.backends.synthetic import SyntheticBackend, read_step
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest, Frame, Snapshot
 from stepreel.errors import BackendError, CaptureError
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import Renderer
+
+from ..memory import make_pool
 
 Picture = NDArray[np.uint8]
 STEPS = st.integers(-(2**31), 2**31 - 1)
@@ -26,11 +28,10 @@ STEPS = st.integers(-(2**31), 2**31 - 1)
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(16 * 2**20)
-    slot = pool.lease()
-    yield slot
-    slot.release()
-    pool.close()
+    with make_pool(16 * 2**20) as pool:
+        slot = pool.lease()
+        yield slot
+        slot.release()
 
 
 def _request(step: int) -> CaptureRequest:

@@ -142,7 +142,7 @@ def test_frame_rates_stay_exact() -> None:
 def test_the_protocol_loads_neither_numpy_nor_ffmpeg() -> None:
     program = (
         "import sys, stepreel.transport.control_bytes, stepreel.encoders.cpus, stepreel.encoders.protocol\n"
-        "import stepreel.encoders.worker_process\n"
+        "import stepreel.service.worker_process\n"
         "print(sorted({'numpy', 'av'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -14,9 +14,11 @@ from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.isaaclab.scene import AssetCamera
 from stepreel.backends.isaaclab.selection import OriginType, Viewpoint
 from stepreel.backends.isaaclab.sensor import SensorBackend
+from stepreel.capture.frame_pool import FramePool, PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import PendingSnapshot
+
+from ...memory import make_pool
 
 torch: Any = pytest.importorskip("torch")
 
@@ -31,10 +33,14 @@ REQUEST = CaptureRequest(
 
 
 @pytest.fixture
-def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(4 * 2**20)
-    yield pool.lease()
-    pool.close()
+def pool() -> Iterator[FramePool]:
+    with make_pool(16 * 2**20) as pool:
+        yield pool
+
+
+@pytest.fixture
+def slot(pool: FramePool) -> PoolSlot:
+    return pool.lease()
 
 
 def sensors_with(name: str, tensor: Any) -> dict[str, Any]:
@@ -71,11 +77,10 @@ def test_a_picture_on_the_device_is_that_of_the_capture_and_nobody_waits(slot: P
     np.testing.assert_array_equal(picture[:, WIDTH:], wanted[0])
 
 
-def test_several_captures_under_way_keep_their_pictures(slot: PoolSlot) -> None:
+def test_several_captures_under_way_keep_their_pictures(pool: FramePool) -> None:
     depth = torch.zeros((ENVS, HEIGHT, WIDTH, 1), device="cuda")
     backend = SensorBackend(sensors_with("depth", depth), "camera", channel="depth")
     backend.open(width=None, height=None, worker_device="auto")
-    pool = FramePool(16 * 2**20)
     slots = [pool.lease() for _ in range(5)]
     torch.cuda.synchronize()
     torch.cuda._sleep(LONG)
@@ -87,7 +92,6 @@ def test_several_captures_under_way_keep_their_pictures(slot: PoolSlot) -> None:
     for number, (pending, own) in enumerate(zip(under_way, slots, strict=True)):
         held = own.array(pending.wait().nbytes).view(np.float32)
         assert (held == number + 1).all()
-    pool.close()
 
 
 def test_following_an_asset_on_the_device_waits_at_the_start_of_a_clip_only() -> None:

@@ -19,10 +19,11 @@ from stepreel.backends.camera import Camera
 from stepreel.backends.colour import depth_to_rgb, labels_to_rgb, normals_to_rgb
 from stepreel.backends.isaaclab.sensor import SensorBackend, SensorRenderer
 from stepreel.backends.synthetic import SyntheticRenderer, read_step
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest, ClipState, Frame, Snapshot
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceUnavailableError
-from stepreel.frame_pool import FramePool, PoolSlot
 
+from ...memory import make_pool
 from ...recordings import check_clip
 
 WIDTH, HEIGHT, ENVS = 160, 90, 4
@@ -69,9 +70,8 @@ class ContactSensor:
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(4 * 2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(4 * 2**20) as pool:
+        yield pool.lease()
 
 
 def with_output(name: str, array: Any) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from stepreel.backends.isaaclab.visualizer import VisualizerBackend
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError
-from stepreel.frame_pool import FramePool, PoolSlot
+
+from ...memory import make_pool
 
 REQUEST = CaptureRequest(
     clip=ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0), step=0, pts=0
@@ -34,9 +36,8 @@ class Visualizer:
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def opened(visualizer: Any, *, width: int | None = None, **arguments: Any) -> VisualizerBackend:

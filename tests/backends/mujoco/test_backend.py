@@ -31,11 +31,13 @@ from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.mujoco import renderer as mujoco_renderer
 from stepreel.backends.mujoco.renderer import MujocoRenderer, gl_environment
 from stepreel.backends.render_device import RenderDevice, choose_render_device
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, RendererUnavailableError
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import ArchivableRenderer, Backend, CaptureFormat, RendererArchive
 from stepreel.rendering import render_clip
+
+from ...memory import make_pool
 
 Pixels = NDArray[np.uint8]
 Point = tuple[float, float, float]
@@ -70,9 +72,8 @@ needs_gl = pytest.mark.skipif(
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 @pytest.fixture
@@ -811,13 +812,15 @@ import sys
 import gymnasium
 from stepreel.backends.mujoco import MujocoBackend
 from stepreel.clip import CaptureRequest, ClipRequest
-from stepreel.frame_pool import FramePool
+from stepreel.capture.frame_pool import FramePool
+from stepreel.transport.shared_memory import Layout, SharedMemory
 env = gymnasium.make("InvertedPendulum-v5")
 env.reset(seed=0)
 backend = MujocoBackend(env)
 backend.open(width=64, height=48, worker_device="auto")
 clip = ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0)
-pool = FramePool(2**20)
+layout = Layout(record_count=1024, description_nbytes=0, checkpoint_nbytes=4096, pool_nbytes=2**20)
+pool = FramePool(SharedMemory.create(layout, b""))
 loaded = set(sys.modules)
 backend.capture(CaptureRequest(clip=clip, step=0, pts=0), pool.lease())
 print(*sorted(set(sys.modules) - loaded))

@@ -23,8 +23,8 @@ import warp as wp
 
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.render_device import choose_render_device
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
-from stepreel.frame_pool import PoolSlot
 from stepreel.interfaces import CaptureFormat
 
 Pixels = NDArray[np.uint8]

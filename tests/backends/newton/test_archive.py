@@ -25,10 +25,11 @@ from stepreel.backends.archives import make_renderer
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.errors import BackendError, CaptureError
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import ArchivableRenderer, CaptureFormat, RendererArchive
 
+from ...memory import make_pool
 from .scenes import (
     HEIGHT,
     WIDTH,
@@ -56,9 +57,8 @@ pytestmark = [
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def everything() -> newton.Model:

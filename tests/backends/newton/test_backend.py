@@ -19,6 +19,7 @@ from stepreel.backends import render_device
 from stepreel.backends.camera import Camera
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
+from stepreel.capture.frame_pool import FramePool, PoolSlot
 from stepreel.clip import Snapshot
 from stepreel.errors import (
     BackendError,
@@ -27,8 +28,8 @@ from stepreel.errors import (
     RendererUnavailableError,
     StepreelError,
 )
-from stepreel.frame_pool import FramePool, PoolSlot
 
+from ...memory import make_pool
 from .scenes import (
     HEIGHT,
     REQUEST,
@@ -63,10 +64,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+def pool() -> Iterator[FramePool]:
+    with make_pool(2**20) as pool:
+        yield pool
+
+
+@pytest.fixture
+def slot(pool: FramePool) -> PoolSlot:
+    return pool.lease()
 
 
 @gl
@@ -479,7 +484,7 @@ def test_a_snapshot_of_another_size_is_refused_by_the_renderer(renderer: str) ->
 
 
 @needs_cuda
-def test_snapshots_of_a_cuda_model_come_whole_and_unmixed_without_a_wait_between_them() -> None:
+def test_snapshots_of_a_cuda_model_come_whole_and_unmixed_without_a_wait_between_them(pool: FramePool) -> None:
     scene = newton.ModelBuilder()
     scene.replicate(zoo(), 4)
     model = scene.finalize(device="cuda:0")
@@ -491,7 +496,6 @@ def test_snapshots_of_a_cuda_model_come_whole_and_unmixed_without_a_wait_between
     with wp.ScopedCapture(device="cuda:0") as capture:
         wp.launch(_lift, dim=model.body_count, inputs=[state.body_q], device="cuda:0")
     start = model.body_q.numpy()
-    pool = FramePool(2**20)
     slots = [pool.lease() for _ in range(8)]
     pending = []
     for slot in slots:
@@ -504,7 +508,6 @@ def test_snapshots_of_a_cuda_model_come_whole_and_unmixed_without_a_wait_between
         expected = start[rows]
         expected[:, 2] += number
         assert slot.array(capture_format.nbytes).view(np.float32).reshape(-1, 7) == pytest.approx(expected, abs=1e-5)
-    pool.close()
 
 
 @wp.kernel  # type: ignore[untyped-decorator]

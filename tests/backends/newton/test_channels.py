@@ -17,9 +17,10 @@ import warp as wp
 from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.newton import NewtonBackend, NewtonGlBackend, NewtonWarpBackend
 from stepreel.backends.newton.renderer import WarpRenderer
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.errors import ConfigurationError
-from stepreel.frame_pool import FramePool, PoolSlot
 
+from ...memory import make_pool
 from .scenes import HEIGHT, WIDTH, Pixels, backend_of, captured, draw_here, opened, pixel_of, sphere, worlds_of
 
 pytestmark = [
@@ -32,9 +33,8 @@ EYE = (4.0, 0.0, 0.0)
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def boxes() -> newton.Model:

@@ -21,9 +21,10 @@ from stepreel import DropPolicy, Recorder, RecorderConfig, RenderTime, rendering
 from stepreel.backends.camera import Camera
 from stepreel.backends.colour import depth_to_rgb
 from stepreel.backends.newton import NewtonBackend
-from stepreel.frame_pool import FramePool, PoolSlot
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.rendering import render_clip
 
+from ...memory import make_pool
 from .scenes import (
     HEIGHT,
     WIDTH,
@@ -53,9 +54,8 @@ BITS = 8
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def number_board() -> newton.Model:

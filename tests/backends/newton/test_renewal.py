@@ -20,11 +20,12 @@ import newton
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton.renderer import WarpRenderer
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.clip import ClipState, DropCause
 from stepreel.errors import BackendError, CaptureError, ConfigurationError, SourceChangedError
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import RenewableBackend
 
+from ...memory import make_pool
 from .scenes import HEIGHT, REQUEST, WIDTH, captured, draw_here, opened, sphere, worlds_of
 
 pytestmark = [
@@ -35,9 +36,8 @@ pytestmark = [
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 class Simulation:

@@ -21,10 +21,11 @@ from stepreel.backends.newton import NewtonBackend
 from stepreel.backends.newton.render_spec import TILE_GAP, NewtonRenderSpec
 from stepreel.backends.newton.renderer import FallbackRenderer, GlRenderer, WarpRenderer
 from stepreel.backends.newton.worlds import Worlds
+from stepreel.capture.frame_pool import PoolSlot
 from stepreel.errors import BackendError, ConfigurationError
-from stepreel.frame_pool import FramePool, PoolSlot
 from stepreel.interfaces import CaptureFormat
 
+from ...memory import make_pool
 from .scenes import (
     HEIGHT,
     WIDTH,
@@ -52,9 +53,8 @@ pytestmark = [
 
 @pytest.fixture
 def slot() -> Iterator[PoolSlot]:
-    pool = FramePool(2**20)
-    yield pool.lease()
-    pool.close()
+    with make_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def spec_of(capture_format: CaptureFormat) -> NewtonRenderSpec:
