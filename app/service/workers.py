@@ -140,6 +140,11 @@ class Workers:
     def _must_end(self) -> bool:
         return self.are_ending  # What is awaited may have changed it, which a type checker does not see.
 
+    def _note_start(self, slot: WorkerSlot, status: int, output: str) -> None:
+        """Note why a worker did not get ready, where it has not said so itself."""
+        if not (slot.is_ready or slot.problem or self.are_ending):
+            slot.problem = f"the worker ended with status {status} before it was ready: {output}"
+
     async def _wait_for_ends(self) -> None:
         while any(slot.process for slot in self._dispatcher.slots):
             await self._progress.wait()
@@ -171,8 +176,7 @@ class Workers:
             self._publish(slot, slot.process.pid)
             status, output = await self._converse(slot, slot.process)
             self._publish(slot, 0)
-            if not slot.is_ready and slot.problem is None and not self._must_end():
-                slot.problem = f"the worker ended with status {status} before it was ready: {output}"
+            self._note_start(slot, status, output)
             if not self.are_ending:
                 self._log.warning("worker.lost", status=status, problem=slot.problem, output=output)
                 self._reports.restarts += 1
