@@ -103,7 +103,7 @@ class JournalWriter:
     def __init__(self, memory: SharedMemory) -> None:
         layout = memory.layout
         self._memory = memory
-        self._ring = memory.view[layout.journal : layout.journal + layout.record_count * RECORD_NBYTES]
+        self._ring = memory.part(layout.journal, layout.record_count * RECORD_NBYTES)
         self._mask = layout.record_count - 1
         self._reserve = layout.record_count // 4
         """Places that frames leave to what ends a clip."""
@@ -197,7 +197,7 @@ class JournalReader:
     def __init__(self, memory: SharedMemory, start: int = 0) -> None:
         layout = memory.layout
         self._memory = memory
-        self._ring = memory.view[layout.journal : layout.journal + layout.record_count * RECORD_NBYTES]
+        self._ring = memory.part(layout.journal, layout.record_count * RECORD_NBYTES)
         self._mask = layout.record_count - 1
         self.position = start
         """Number of the next record to read."""
@@ -257,7 +257,7 @@ class ReleaseWriter:
     def __init__(self, memory: SharedMemory) -> None:
         layout = memory.layout
         self._words = memory.service
-        self._ring = memory.view[layout.releases : layout.releases + layout.release_count * RELEASE_NBYTES].cast("q")
+        self._ring = memory.part(layout.releases, layout.release_count * RELEASE_NBYTES, "q")
         self._mask = layout.release_count - 1
 
     @property
@@ -284,7 +284,7 @@ class ReleaseReader:
     def __init__(self, memory: SharedMemory) -> None:
         layout = memory.layout
         self._words = memory.service
-        self._ring = memory.view[layout.releases : layout.releases + layout.release_count * RELEASE_NBYTES].cast("q")
+        self._ring = memory.part(layout.releases, layout.release_count * RELEASE_NBYTES, "q")
         self._mask = layout.release_count - 1
         self._seen = 0
 

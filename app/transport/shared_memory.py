@@ -155,8 +155,9 @@ class SharedMemory:
         self.layout = layout
         self.map: mmap.mmap | None = mmap.mmap(fd, layout.nbytes)
         self.view = memoryview(self.map)
-        self.training = self.view[PAGE : 2 * PAGE].cast("q")
-        self.service = self.view[2 * PAGE : 3 * PAGE].cast("q")
+        self._parts: list[memoryview] = []
+        self.training = self.part(PAGE, PAGE, "q")
+        self.service = self.part(2 * PAGE, PAGE, "q")
 
     @classmethod
     def create(cls, layout: Layout, description: bytes) -> SharedMemory:
@@ -200,6 +201,12 @@ class SharedMemory:
         start = self.layout.description
         return self.view[start : start + self.layout.description_nbytes]
 
+    def part(self, start: int, nbytes: int, form: str = "B") -> memoryview:
+        """Return the bytes from `start` on, in the form of `memoryview.cast`: valid until the memory is closed."""
+        part = self.view[start : start + nbytes].cast(form)
+        self._parts.append(part)
+        return part
+
     def populate(self, start: int, end: int) -> None:
         """Fault in the pages from `start` to `end` [bytes], so that nobody who writes there pays for it. Blocks."""
         start, end = start // PAGE * PAGE, min(aligned(end), self.layout.nbytes)
@@ -217,7 +224,8 @@ class SharedMemory:
             return
         fd, self.fd = self.fd, -1
         mapped, self.map = self.map, None
-        for view in (self.training, self.service, self.view):
+        # Any view that is left would keep the whole mapping, for as long as somebody keeps the closed recorder.
+        for view in (*self._parts, self.view):
             with suppress(BufferError):
                 view.release()
         if mapped:
