@@ -27,7 +27,7 @@ class ChildProcess:
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, environment: Mapping[str, str], output: int, kept: Sequence[int]
+        self, arguments: list[str], *, environment: Mapping[str, str], output: int, kept: Sequence[int]
     ) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         places = [(nothing, 0), (output, 1), (output, 2), *((fd, fd) for fd in kept)]

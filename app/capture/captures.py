@@ -188,13 +188,7 @@ class Captures:
         number = self._journal.next_number()
         self._pool.hand_over(number, slot)
         if self._journal.write_frame(
-            clip=request.clip.clip_index,
-            step=request.step,
-            pts=request.pts,
-            offset=slot.offset,
-            nbytes=nbytes,
-            height=height,
-            width=width,
+            number, request.clip.clip_index, request.step, request.pts, slot.offset, nbytes, height, width
         ):
             self._admission.published(nbytes)
         else:

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from enum import IntEnum
+from typing import Literal
 
 from ..errors import WorkerError
 
@@ -44,8 +44,8 @@ _MADV_POPULATE_WRITE = 23
 _libc = ctypes.CDLL(None)
 
 
-class TrainingWord(IntEnum):
-    """Places of the numbers that training publishes."""
+class TrainingWord:
+    """Places of the numbers that training publishes; plain numbers, since each captured step looks up a dozen."""
 
     HEAD = 0
     """Records written to the journal."""
@@ -61,8 +61,8 @@ class TrainingWord(IntEnum):
     """Clips begun, the last seconds that are held not counted."""
 
 
-class ServiceWord(IntEnum):
-    """Places of the numbers that the service publishes."""
+class ServiceWord:
+    """Places of the numbers that the service publishes; plain numbers likewise."""
 
     READ = 0
     """Records read from the journal."""
@@ -201,9 +201,9 @@ class SharedMemory:
         start = self.layout.description
         return self.view[start : start + self.layout.description_nbytes]
 
-    def part(self, start: int, nbytes: int, form: str = "B") -> memoryview:
+    def part(self, start: int, nbytes: int, form: Literal["B", "q"] = "B") -> memoryview[int]:
         """Return the bytes from `start` on, in the form of `memoryview.cast`: valid until the memory is closed."""
-        part = self.view[start : start + nbytes].cast(form)
+        part: memoryview[int] = self.view[start : start + nbytes].cast(form)
         self._parts.append(part)
         return part
 
@@ -249,10 +249,10 @@ def _open_unnamed(nbytes: int) -> int:
     return fd
 
 
-def _make_barrier() -> Callable[[], None]:
-    """Return what keeps stores before it from being seen after those behind it."""
+def _make_barrier() -> Callable[[], None] | None:
+    """Return what keeps stores before it from being seen after those behind it; None where they never are."""
     if platform.machine().lower() in ("x86_64", "amd64", "i686"):
-        return _no_barrier  # Stores are seen in order there.
+        return None
     lock = threading.Lock()
 
     def barrier() -> None:
@@ -264,9 +264,5 @@ def _make_barrier() -> Callable[[], None]:
     return barrier
 
 
-def _no_barrier() -> None:
-    pass
-
-
 store_barrier = _make_barrier()
-"""Called by a writer between what it announces and the counter that announces it."""
+"""Called, where there is one, by a writer between what it announces and the counter that announces it."""
