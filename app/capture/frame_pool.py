@@ -61,6 +61,11 @@ class FramePool:
         if end > self._touched:
             self._touch(self._touched, end)
 
+    @property
+    def outstanding(self) -> int:
+        """Slots handed over and not released yet."""
+        return len(self._handed_over)
+
     def has_room(self, nbytes: int) -> bool:
         """Whether a capture of that size finds room now."""
         self.take_back()
