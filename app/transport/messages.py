@@ -249,7 +249,7 @@ def decode(data: bytes | memoryview, kind: type[MessageT]) -> MessageT:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind, dec_hook=_from_plain)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise WorkerError(f"not a {getattr(kind, '__name__', kind)}: {exc}") from exc
 
 
@@ -287,7 +287,7 @@ class FrameReader:
             del self._buffer[: _LENGTH.size + nbytes]
             try:
                 message = self._decoder.decode(data)
-            except msgspec.MsgspecError as exc:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
                 raise WorkerError(f"not a message: {exc}") from exc
             yield message
 
