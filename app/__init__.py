@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .arguments import add_video_arguments
     from .blocking import Recorder
     from .clip import Clip, ClipState, DropCause, FrameCounts, Segment
-    from .config import DropPolicy, Episode, RecorderConfig, RenderTime, WorkerPriority
+    from .config import DropPolicy, Episode, Finish, RecorderConfig, RenderTime, WorkerPriority
     from .errors import (
         BackendError,
         CaptureError,
@@ -41,6 +41,7 @@ __all__ = [
     "DropPolicy",
     "EncodeError",
     "Episode",
+    "Finish",
     "FrameCounts",
     "HookError",
     "OutputError",
@@ -66,7 +67,7 @@ _HOMES = {
     "arguments": ("add_video_arguments",),
     "blocking": ("Recorder",),
     "clip": ("Clip", "ClipState", "DropCause", "FrameCounts", "Segment"),
-    "config": ("DropPolicy", "Episode", "RecorderConfig", "RenderTime", "WorkerPriority"),
+    "config": ("DropPolicy", "Episode", "Finish", "RecorderConfig", "RenderTime", "WorkerPriority"),
     "recorder": ("AsyncRecorder",),
     "statistics": ("Percentiles", "Statistics", "Summary"),
 }

@@ -88,6 +88,7 @@ class Recorder:
             self._stop(listener, somebody_waits=True, drop_waiting=True)
             raise
         self._core.unlock()
+        self._core.producer.get_ready()
         self._producer = self._core.producer
         return self
 
@@ -295,6 +296,8 @@ class _Listener:
             while not link.is_over:
                 for call in link.receive():
                     call.run()
+                if link.needs_care:
+                    link.cared(link.care())
                 if link.is_ready or link.refusal:
                     self.opened.open()
                 if not link.is_over:
@@ -302,3 +305,4 @@ class _Listener:
         finally:
             self.opened.open()
             self.over.open()
+            link.reap()

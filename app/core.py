@@ -198,7 +198,7 @@ def _check_hooks(hooks: Hooks, *, may_await: bool) -> None:
     for name in ("on_clip_closed", "on_segment_closed"):
         hook = getattr(hooks, name)
         is_async = inspect.iscoroutinefunction(hook) or (
-            callable(hook) and inspect.iscoroutinefunction(type(hook).__call__)  # type: ignore[operator]
+            callable(hook) and inspect.iscoroutinefunction(type(hook).__call__)
         )
         if is_async and not may_await:
             raise ConfigurationError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
+from .child_process import ChildProcess
 from .clip import Clip
 from .errors import CodecUnavailableError, RecordingError, StepreelError, WorkerError, describe
 from .interfaces import AsyncClipHook, AsyncSegmentHook, ClipHook, SegmentHook
@@ -81,9 +81,11 @@ class HookCall:
             returned = self.call()
             if isinstance(returned, Awaitable):
                 await returned
-        except Exception as exc:  # noqa: BLE001 - see above; a cancellation passes.
-            self.failed(exc)
-        except (SystemExit, KeyboardInterrupt) as exc:
+        except BaseException as exc:
+            from anyio import get_cancelled_exc_class  # Whoever awaits has it.
+
+            if isinstance(exc, get_cancelled_exc_class() | GeneratorExit):
+                raise
             self.failed(exc)
         self.done()
 
@@ -120,6 +122,7 @@ class Link:
         clips: Every clip that was announced, in order.
         codec: The encoder in use, once it is known.
         is_over: Nothing more will be heard.
+        needs_care: The service has ended, or died: `care` and `cared` are to be called.
         refusal: Why nothing can be recorded.
         changed: Called after anything was heard that somebody may wait for.
     """
@@ -131,6 +134,7 @@ class Link:
         self.codec: str | None = None
         self.is_ready = False
         self.is_over = False
+        self.needs_care = False
         self.refusal: StepreelError | None = None
         self.changed: Callable[[], None] = _nothing
         self._memory = memory
@@ -140,6 +144,7 @@ class Link:
         self._service = _ServiceProcess(memory, folder)
         self._asked = _Asked()
         self._announced: set[int] = set()
+        self._has_ended = False
         self._log = _CallerLog(self._note)
         self._moves = _Moves(memory)
 
@@ -173,9 +178,39 @@ class Link:
         messages, is_lost = self._service.receive()
         for message in messages:
             yield from self._take(message)
-        if is_lost and not self.is_over:
-            self._lost()
+        self.needs_care |= is_lost
         self.changed()
+
+    def care(self) -> WorkerError | None:
+        """See a service off that has ended, and start another where it died. Blocks; `cared` is to be called then.
+
+        Returns:
+            Why recording has ended, where it could not go on.
+        """
+        self.needs_care = False
+        problem = self._service.end()
+        if self._has_ended or (self._asked.is_closing and self._service.ended_well):
+            self._has_ended = True
+            return None
+        if not self._service.is_own or not self._moves.may_restart():
+            return WorkerError(f"the recording service was lost: {problem}")
+        time.sleep(self._moves.backoff_s)
+        try:
+            self._service.start()
+        except WorkerError as exc:
+            return exc
+        return None
+
+    def cared(self, problem: WorkerError | None) -> None:
+        """Go on after `care`, on the thread or task that receives."""
+        if problem:
+            self.refusal = self.refusal or problem
+            self._log.write("warning", "recorder.failed", {"error": str(problem)})
+        if problem or self._has_ended:
+            self._end()
+        else:
+            for message in self._asked.outstanding():
+                self._service.send(message)
 
     def ask_flush(self, answered: Callable[[], None]) -> None:
         """Have it called, on the thread that receives, once all that is in the journal now is done."""
@@ -198,9 +233,11 @@ class Link:
     def detach(self) -> None:
         """Hear nothing more; the service goes on by itself."""
         self._service.leave()
-        self.is_over = True
-        self._asked.answer_all()
-        self.changed()
+        self._end()
+
+    def reap(self) -> None:
+        """Wait until a service that was left has ended, so that no trace of it stays behind. Blocks."""
+        self._service.reap()
 
     def disown(self) -> None:
         """Be of no effect in a process that was forked."""
@@ -228,7 +265,7 @@ class Link:
             case Flushed():
                 self._asked.answer(message.token)
             case Ended():
-                self._end()
+                self._has_ended = self.needs_care = True
 
     def _take_clip(self, message: ClipReady) -> Iterator[HookCall]:
         if message.index in self._announced:
@@ -253,31 +290,7 @@ class Link:
         """Have the session's log tell of something that happened here."""
         self._service.send(Noted(event=event, facts=facts))
 
-    def _lost(self) -> None:
-        """Go on with another service, unless they keep dying or all was done."""
-        problem = self._service.end()
-        if self._asked.is_closing and self._service.ended_well:
-            self._end()
-        elif not self._service.is_own or not self._moves.may_restart():
-            self.refusal = self.refusal or WorkerError(f"the recording service was lost: {problem}")
-            self._log.write("warning", "recorder.failed", {"error": problem})
-            self._end()
-        else:
-            self._restart()
-
-    def _restart(self) -> None:
-        time.sleep(self._moves.backoff_s)
-        try:
-            self._service.start()
-        except WorkerError as exc:
-            self.refusal = self.refusal or exc
-            self._end()
-            return
-        for message in self._asked.outstanding():
-            self._service.send(message)
-
     def _end(self) -> None:
-        self._service.end()
         self.is_over = True
         self._asked.answer_all()
         self.changed()
@@ -377,7 +390,8 @@ class _ServiceProcess:
         self.ended_well = False
         self._memory = memory
         self._folder = folder
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
+        self._left: ChildProcess | None = None
         self._output: IO[bytes] | None = None
         self._watch = -1
         self._socket: socket.socket | None = None
@@ -389,18 +403,16 @@ class _ServiceProcess:
         self._output = tempfile.TemporaryFile()
         # -P and the caller's own sys.path: it imports what the training script would import, and no more.
         arguments = [sys.executable, "-P", "-m", "stepreel.service", f"--memory={self._memory.fd}"]
-        arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}"]
+        arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}", f"--training={os.getpid()}"]
         try:
-            self._popen = subprocess.Popen(
+            # In a process group of its own: a Ctrl-C on the terminal is training's to answer. Not in a session of its
+            # own: Linux would then give it, and its workers, a full share of the processor as a group
+            # (`sched_autogroup_enabled`).
+            self._process = ChildProcess(
                 arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=(self._memory.fd, theirs.fileno()),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                # A Ctrl-C on the terminal is training's to answer. Not a session of its own: Linux would then give
-                # it, and its workers, a full share of the processor as a group (`sched_autogroup_enabled`).
-                process_group=0,
+                environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                output=self._output.fileno(),
+                kept=(self._memory.fd, theirs.fileno()),
             )
         except OSError as exc:
             ours.close()
@@ -408,7 +420,7 @@ class _ServiceProcess:
         finally:
             theirs.close()
         with suppress(AttributeError, OSError):
-            self._watch = os.pidfd_open(self._popen.pid)
+            self._watch = os.pidfd_open(self._process.pid)
         self.adopt(ours, is_own=True)
 
     def adopt(self, connection: socket.socket, *, is_own: bool = False) -> None:
@@ -456,8 +468,8 @@ class _ServiceProcess:
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._popen:
-            self._popen.kill()
+        if self._process:
+            self._process.kill()
 
     def end(self) -> str:
         """Let go of the process, which is gone or goes on without being heard; return its last words."""
@@ -468,28 +480,33 @@ class _ServiceProcess:
         if watch >= 0:
             os.close(watch)
         words = ""
-        if self._popen and self._output:
-            with suppress(subprocess.TimeoutExpired):
-                self._popen.wait(_END_S)
-            self.ended_well = self._popen.returncode == 0
-            words = f"status {self._popen.returncode}: {_tail_of(self._output)}"
-            self._output.close()
+        output, self._output = self._output, None
+        if self._process and output:
+            status = self._process.wait(_END_S)
+            self.ended_well = status == 0
+            words = f"status {status}: {_tail_of(output)}"
+        if output:
+            output.close()
         return words
 
     def leave(self) -> None:
-        """Let go of the process, which goes on by itself, without waiting for it."""
-        popen, self._popen = self._popen, None
+        """Let go of the process, which goes on by itself, without waiting for it; `reap` does that."""
+        self._left, self._process = self._process, None
         self.end()
-        if popen:
-            popen.returncode = 0  # Else Python would warn of it; the system takes care of it when this process ends.
+
+    def reap(self) -> None:
+        """Wait for the end of a process that was left, which else would stay in the list of processes. Blocks."""
+        left, self._left = self._left, None
+        if left:
+            left.reap()
 
     def disown(self) -> None:
         """Let go of all of it in a process that was forked: it is the parent's."""
-        self._popen = None
+        self._process = self._left = None
         self.end()
 
     def _has_ended(self) -> bool:
-        return self._popen is not None and self._popen.poll() is not None
+        return self._process is not None and self._process.poll() is not None
 
 
 class _CallerLog:

@@ -20,7 +20,7 @@ from .config import Finish, RecorderConfig
 from .core import RecorderCore
 from .errors import ConfigurationError, RecorderClosedError, RecordingError, describe
 from .interfaces import AsyncClipHook, AsyncSegmentHook, Backend, ClipHook, SegmentHook
-from .link import Hooks
+from .link import Hooks, Link
 from .statistics import Statistics, Summary
 
 _ROOM_LOOK_S = 0.001
@@ -116,6 +116,7 @@ class AsyncRecorder:
             # Not raised in here: a task group would wrap it.
             problem = link.refusal
             if problem is None:
+                self._core.producer.get_ready()
                 await anyio.to_thread.run_sync(self._core.unlock)
                 self._resources = stack.pop_all()
         if problem:
@@ -292,18 +293,24 @@ class AsyncRecorder:
         """Hear the service until there is nothing more to hear; cancelling the caller's scope does not end it."""
         link = self._core.link
         with anyio.CancelScope(shield=True):
-            while not link.is_over:
-                for call in link.receive():
-                    await call.run_async()
-                if link.is_over:
-                    return
-                readable = next(iter(link.descriptors()), None)
-                if readable is None:
-                    return
-                with anyio.move_on_after(_LISTEN_S) as scope:
-                    await anyio.wait_readable(readable)
-                if scope.cancelled_caught:
-                    link.look()
+            try:
+                while not link.is_over:
+                    await self._hear_once(link)
+            finally:
+                link.is_over = True
+                self._notify()
+
+    async def _hear_once(self, link: Link) -> None:
+        for call in link.receive():
+            await call.run_async()
+        if link.needs_care:
+            link.cared(await anyio.to_thread.run_sync(link.care))
+        if link.is_over:
+            return
+        with anyio.move_on_after(_LISTEN_S) as scope:
+            await anyio.wait_readable(link.descriptors()[0])
+        if scope.cancelled_caught:
+            link.look()
 
     async def _stop(self, *, drop_waiting: bool) -> None:
         """Have the service end, and wait for it where somebody is to wait; cancelled, drop what waits."""

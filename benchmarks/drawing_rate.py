@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 from newton_gpu import Simulation
+from shared_memory import frame_pool
 
 from stepreel.backends.newton import NewtonBackend
-from stepreel.capture.frame_pool import FramePool
 from stepreel.clip import CaptureRequest, ClipRequest, Snapshot
 from stepreel.interfaces import CaptureFormat
-from stepreel.transport.shared_memory import Layout, SharedMemory
 
 _SUBSTEPS = 4
 _POOL_NBYTES = 64 << 20
@@ -56,17 +55,14 @@ def snapshot_of(simulation: Simulation, drawn: int) -> tuple[CaptureFormat, byte
         simulation.model, lambda: simulation.state, visible_worlds=range(drawn), steps_per_second=60.0
     )
     opened = backend.open(width=1280, height=720, worker_device="cpu")
-    layout = Layout(record_count=1024, description_nbytes=0, checkpoint_nbytes=4096, pool_nbytes=_POOL_NBYTES)
-    memory = SharedMemory.create(layout, b"")
-    pool = FramePool(memory)
-    slot = pool.lease()
     clip = ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0)
-    captured = backend.capture(CaptureRequest(clip=clip, step=0, pts=0), slot)
-    snapshot = captured if isinstance(captured, Snapshot) else captured.wait()
-    data = slot.array(snapshot.nbytes).tobytes()
+    with frame_pool(_POOL_NBYTES) as pool:
+        slot = pool.lease()
+        captured = backend.capture(CaptureRequest(clip=clip, step=0, pts=0), slot)
+        snapshot = captured if isinstance(captured, Snapshot) else captured.wait()
+        data = slot.array(snapshot.nbytes).tobytes()
+        slot.release()
     backend.close()
-    pool.close()
-    memory.close()
     return opened, data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared_memory import frame_pool
 
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.gymnasium import GymnasiumBackend
@@ -46,6 +47,12 @@ def copy() -> Callable[[], None]:
     source = PreparedEnv().picture
     target = source.copy()
     return lambda: np.copyto(target, source)
+
+
+@pytest.fixture
+def slot() -> Iterator[PoolSlot]:
+    with frame_pool(NBYTES) as pool:
+        yield pool.lease()
 
 
 def opened(backend: Backend) -> Backend:

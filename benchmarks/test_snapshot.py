@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ pytest.importorskip("warp")
 
 import newton
 import warp as wp
+from shared_memory import frame_pool
 
 from stepreel.backends.mujoco import MujocoBackend
 from stepreel.backends.newton import NewtonBackend
@@ -24,6 +25,12 @@ BODIES_OF_A_ROBOT = 13
 REQUEST = CaptureRequest(
     clip=ClipRequest(name="clip", stream="default", start_step=0, frame_stride=1, clip_index=0), step=0, pts=0
 )
+
+
+@pytest.fixture
+def slot() -> Iterator[PoolSlot]:
+    with frame_pool(2**20) as pool:
+        yield pool.lease()
 
 
 def robots() -> newton.Model:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
+import psutil
 
 from stepreel.backends.synthetic import read_step
 from stepreel.clip import Clip, FrameCounts
@@ -84,3 +88,39 @@ def poll_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         select.select([], [], [], 0.005)
+
+
+def service_of(training: psutil.Process | None = None) -> psutil.Process:
+    """Return the recording service of a training process, by default this one."""
+    (service,) = _running("stepreel.service", (training or psutil.Process()).children())
+    return service
+
+
+def workers_of(training: psutil.Process | None = None) -> list[psutil.Process]:
+    """Return the workers of a training process's recording services."""
+    services = _running("stepreel.service", (training or psutil.Process()).children())
+    return [worker for service in services for worker in _running("stepreel.encoders.worker", service.children())]
+
+
+def worker_of(training: psutil.Process | None = None) -> psutil.Process:
+    """Return the one worker of a training process."""
+    (worker,) = workers_of(training)
+    return worker
+
+
+def kill_everything(training: psutil.Process) -> None:
+    """Kill a training process, its recording services and their workers, as the end of a container does."""
+    processes = [training, *training.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def _running(module: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if module in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepreel import ConfigurationError, DropPolicy, RecorderConfig, WorkerPriority
+from stepreel import ConfigurationError, DropPolicy, Finish, RecorderConfig, WorkerPriority
 from stepreel.config import _CHECKS
 
 WRONG: list[tuple[str, Any]] = [
@@ -42,7 +42,9 @@ WRONG: list[tuple[str, Any]] = [
     ("queue_depth", 0),
     ("queue_bytes", "1 GB"),
     ("drop_policy", "sometimes"),
+    ("finish", "tomorrow"),
     ("render", "never"),
+    ("durable_snapshots", 1),
     ("ring_s", 0),
     ("ring_bytes", 0),
     ("keep", "the best"),
@@ -76,8 +78,9 @@ def test_clips_that_would_overlap_are_refused() -> None:
 
 
 def test_names_of_policies_are_taken_for_the_policies() -> None:
-    config = RecorderConfig(output_dir="videos", drop_policy="drop_oldest", worker_priority="low")  # type: ignore[arg-type]
+    config = RecorderConfig(output_dir="videos", drop_policy="drop_oldest", finish="background", worker_priority="low")  # type: ignore[arg-type]
     assert config.drop_policy is DropPolicy.DROP_OLDEST
+    assert config.finish is Finish.BACKGROUND
     assert config.worker_priority is WorkerPriority.LOW
     assert config.output_dir == Path("videos")
 

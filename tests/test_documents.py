@@ -29,7 +29,8 @@ DOCUMENTS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
-_LOGGING = {"info", "warning", "_append_warning", "trouble", "_trouble", "_report"}
+_LOGGING = {"info", "warning", "trouble", "warn", "_report", "_note"}
+_COUNTING = {"trouble", "warn", "_report"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -76,7 +77,12 @@ def logged_events() -> Iterator[tuple[str, set[str]]]:
                     func=ast.Attribute(attr=name), args=[ast.Constant(value=str(event)), *_], keywords=given
                 ) if name in _LOGGING and re.fullmatch(r"[a-z]+\.[a-z_]+", event):
                     keys = {keyword.arg for keyword in given if keyword.arg}
-                    yield event, keys | ({"kind", "count"} if name.endswith(("trouble", "_report")) else set())
+                    yield event, keys | ({"kind", "count"} if name in _COUNTING else set())
+                case ast.Call(
+                    func=ast.Attribute(attr="write"),
+                    args=[ast.Constant(), ast.Constant(value=str(event)), ast.Dict(keys=names)],
+                ):
+                    yield event, {str(name.value) for name in names if isinstance(name, ast.Constant)}
 
 
 def test_the_table_of_events_has_every_event_with_its_keys() -> None:

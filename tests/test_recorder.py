@@ -30,18 +30,15 @@ from stepreel import (
     RecorderClosedError,
     RecorderConfig,
     RecordingError,
-    WorkerError,
 )
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.clip import CaptureRequest, ClipRequest, Frame
-from stepreel.consumer import Consumer
+from stepreel.clip import CaptureRequest, Frame
 from stepreel.interfaces import CaptureFormat, Slot
-from stepreel.ledger import ClipAccount, Ledger
 from stepreel.storage.folder_lock import LOCK_FILE
 from stepreel.storage.recovery import recover
 
 from .interruptions import Interruption
-from .recordings import check_clip, is_balanced, manifest_of, poll_until, shown_steps
+from .recordings import check_clip, is_balanced, poll_until, shown_steps
 
 
 def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tuple[Clip, ...]:
@@ -51,37 +48,6 @@ def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tup
             recorder.step()
             assert is_balanced(recorder.statistics().frames)
     return recorder.summary().clips
-
-
-def test_ctrl_c_between_the_books_of_a_clip_and_the_news_of_it_leaves_a_whole_recorder(
-    output_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def open_and_interrupt(ledger: Ledger, request: ClipRequest, *, backend: str, fps: float) -> ClipAccount:
-        account = open_account(ledger, request, backend=backend, fps=fps)
-        if request.start_step == 5:
-            raise KeyboardInterrupt
-        return account
-
-    open_account = Ledger.open
-    monkeypatch.setattr(Ledger, "open", open_and_interrupt)
-    recorder = Recorder(RecorderConfig(output_dir=output_dir, video_length=5, video_interval=5), SyntheticBackend())
-
-    def train() -> None:
-        with recorder:
-            for _ in range(20):
-                recorder.step()
-
-    with pytest.raises(KeyboardInterrupt):
-        train()
-    clips = recorder.summary().clips
-    assert sorted((clip.name, clip.frames.encoded) for clip in clips) == [
-        ("rl-video-step-0", 5),
-        ("rl-video-step-5", 0),
-    ]
-    assert "recorder.failed" not in (output_dir / "session.jsonl").read_text()
-    for clip in clips:
-        check_clip(output_dir, clip)
-        assert manifest_of(output_dir, clip)["state"] == "complete"
 
 
 def test_a_recorder_that_is_never_opened_leaves_nothing_behind(output_dir: Path) -> None:
@@ -133,30 +99,6 @@ def test_under_every_policy_a_slow_worker_shifts_no_frame(output_dir: Path, poli
     elif snapshot:
         assert clip.frames.dropped_total > 0
     check_clip(output_dir, clip)
-
-
-def test_a_fault_in_the_recorder_itself_is_raised_at_start(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Consumer, "_opening_commands", lambda self, seat: [None])
-    with (
-        pytest.raises(WorkerError, match="the recorder itself failed"),
-        Recorder(config_at(output_dir), SyntheticBackend()),
-    ):
-        pytest.fail("the recorder was opened")
-    assert not psutil.Process().children()
-
-
-def test_a_fault_in_the_recorder_itself_does_not_reach_the_training(
-    output_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Recorder(config_at(output_dir), SyntheticBackend()) as recorder:
-        monkeypatch.setattr(Consumer, "_take_frame_done", lambda self: None)
-        for _ in range(10):
-            recorder.step()
-        recorder.flush()
-    (clip,) = recorder.summary().clips
-    assert is_balanced(clip.frames)
-    assert clip.frames.pending == 0
-    assert not psutil.Process().children()
 
 
 def config_at(output_dir: Path) -> RecorderConfig:

@@ -27,7 +27,7 @@ from stepreel.storage.manifest import read_manifest
 from stepreel.storage.recovery import recover
 from stepreel.storage.snapshot_file import SnapshotReader
 
-from .recordings import check_clip, poll_until, shown_steps
+from .recordings import check_clip, kill_everything, poll_until, shown_steps, workers_of
 
 
 def record(config: RecorderConfig, backend: SyntheticBackend, steps: int) -> tuple[Clip, ...]:
@@ -43,7 +43,7 @@ def later(output_dir: Path, **settings: int) -> RecorderConfig:
 
 def test_a_clip_kept_for_later_has_every_snapshot_and_starts_no_worker(output_dir: Path) -> None:
     with Recorder(later(output_dir, frame_stride=2), SyntheticBackend(snapshot=True)) as recorder:
-        assert not psutil.Process().children()
+        assert not workers_of()
         for _ in range(20):
             recorder.step()
     (clip,) = recorder.summary().clips
@@ -201,7 +201,7 @@ def test_recover_closes_what_a_killed_run_kept(output_dir: Path, tmp_path: Path,
     poll_until_line(process, "kept")
     part = output_dir / "rl-video-step-0.snapshots.npz.part"
     poll_until(lambda: part.exists() and part.read_bytes().count(b"PK\x03\x04steps/") >= 0 and has_steps(part, 40))
-    process.kill()
+    kill_everything(psutil.Process(process.pid))
     process.communicate(timeout=30)
     os.truncate(part, part.stat().st_size - cut)
     repaired = recover(output_dir)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from stepreel import (
@@ -28,7 +25,7 @@ from stepreel.errors import SourceChangedError
 from stepreel.interfaces import Backend, CaptureFormat, PendingSnapshot, Slot
 from stepreel.storage.inspection import inspect
 
-from .recordings import check_clip, is_balanced, poll_until, shown_steps
+from .recordings import check_clip, is_balanced, poll_until, shown_steps, worker_of
 
 
 def holding(output_dir: Path, **settings: object) -> RecorderConfig:
@@ -231,8 +228,7 @@ def test_with_its_worker_what_was_held_is_lost_and_holding_goes_on(output_dir: P
         for _ in range(30):
             recorder.step()
         assert recorder.flush(timeout_s=20)
-        (worker,) = psutil.Process().children()
-        os.kill(worker.pid, signal.SIGKILL)
+        worker_of().kill()
         poll_until(lambda: recorder.statistics().worker_restarts == 1)
         for _ in range(20):
             recorder.step()

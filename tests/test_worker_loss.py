@@ -10,20 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 
-from stepreel import ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority, consumer
+from stepreel import AsyncRecorder, ClipState, DropCause, Recorder, RecorderConfig, RecordingError, WorkerPriority, core
 from stepreel.backends.synthetic import SyntheticBackend, read_step
-from stepreel.encoders.worker_process import WorkerProcess, WorkerSetup
 from stepreel.errors import WorkerError
+from stepreel.service.threads import Threads
+from stepreel.service.worker_process import WorkerProcess, WorkerSetup
+from stepreel.transport.messages import Deadlines
 
-from .recordings import check_clip, is_balanced, poll_until
-
-
-def worker_of(process: psutil.Process) -> psutil.Process:
-    (worker,) = (child for child in process.children() if "stepreel.encoders.worker" in child.cmdline())
-    return worker
+from .recordings import check_clip, is_balanced, poll_until, service_of, worker_of
 
 
 def wait_for_encoded(recorder: Recorder, frames: int) -> None:
@@ -38,7 +36,7 @@ def test_a_killed_worker_is_replaced_and_the_clip_goes_on(output_dir: Path) -> N
         for _ in range(120):
             recorder.step()
         wait_for_encoded(recorder, 40)
-        worker_of(psutil.Process()).kill()
+        worker_of().kill()
     (clip,) = recorder.summary().clips
     assert clip.state is ClipState.RECOVERED
     assert [segment.file for segment in clip.segments] == ["rl-video-step-0.000.mp4", "rl-video-step-0.001.mp4"]
@@ -57,7 +55,7 @@ def test_a_worker_killed_at_the_end_leaves_one_segment_with_a_plain_name(output_
         for _ in range(60):
             recorder.step()
         wait_for_encoded(recorder, 60)
-        worker = worker_of(psutil.Process())
+        worker = worker_of()
         worker.suspend()
         recorder.stop_clip()
         worker.kill()
@@ -75,7 +73,7 @@ def test_a_worker_killed_between_clips_costs_nothing(output_dir: Path) -> None:
         for _ in range(15):
             recorder.step()
         recorder.flush()
-        worker_of(psutil.Process()).kill()
+        worker_of().kill()
         for _ in range(15):
             recorder.step()
     clips = recorder.summary().clips
@@ -127,7 +125,7 @@ def test_a_strict_recorder_raises_after_a_worker_was_lost_with_frames(output_dir
             for _ in range(10):
                 recorder.step()
             wait_for_encoded(recorder, 1)
-            worker_of(psutil.Process()).kill()
+            worker_of().kill()
             poll_until(lambda: recorder.statistics().worker_restarts == 1)
             recorder.step()
 
@@ -135,19 +133,23 @@ def test_a_strict_recorder_raises_after_a_worker_was_lost_with_frames(output_dir
         train()
 
 
-def test_a_worker_that_can_not_be_replaced_costs_its_clip_and_hangs_nothing(
+async def test_a_worker_that_can_not_be_replaced_costs_its_clip_and_hangs_nothing(
     output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RecorderConfig(output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=40)
-    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.01)) as recorder:
+    backend = SyntheticBackend(snapshot=True, render_delay_s=0.01)
+    async with AsyncRecorder(config, backend, service="embedded") as recorder:
         for _ in range(10):
-            recorder.step()
+            await recorder.step()
         monkeypatch.setattr(sys, "executable", "/nonexistent")
-        worker_of(psutil.Process()).kill()
-        poll_until(lambda: recorder.statistics().worker_restarts == 1)
+        (worker,) = psutil.Process().children()
+        worker.kill()
+        while recorder.statistics().worker_restarts < 1:  # noqa: ASYNC110 - another process makes it so.
+            await anyio.sleep(0.01)
         for _ in range(10):
-            recorder.step()
-        assert recorder.flush(timeout_s=20.0)
+            await recorder.step()
+        with anyio.fail_after(20):
+            await recorder.flush()
     (clip,) = recorder.summary().clips
     assert is_balanced(clip.frames)
     assert clip.frames.pending == 0
@@ -155,7 +157,7 @@ def test_a_worker_that_can_not_be_replaced_costs_its_clip_and_hangs_nothing(
 
 
 def test_a_frozen_worker_is_ended_and_replaced(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "_HANG_S", 0.5)
+    monkeypatch.setattr(core, "DEADLINES", Deadlines(answer_s=0.5))
     config = RecorderConfig(
         output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=40, video_interval=0, gop_s=0.2
     )
@@ -163,7 +165,7 @@ def test_a_frozen_worker_is_ended_and_replaced(output_dir: Path, monkeypatch: py
         for _ in range(20):
             recorder.step()
         wait_for_encoded(recorder, 12)
-        worker_of(psutil.Process()).suspend()
+        worker_of().suspend()
         for _ in range(20):
             recorder.step()
     (clip,) = recorder.summary().clips
@@ -197,15 +199,15 @@ def test_several_workers_each_hear_of_their_frames(output_dir: Path) -> None:
         check_clip(output_dir, clip)
 
 
-def test_a_worker_that_can_not_be_started_gets_no_clips_while_another_one_runs(
+async def test_a_worker_that_can_not_be_started_gets_no_clips_while_another_one_runs(
     output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[WorkerProcess] = []
 
-    async def start_once(setup: WorkerSetup) -> WorkerProcess:
+    async def start_once(setup: WorkerSetup, threads: Threads) -> WorkerProcess:
         if started:
             raise WorkerError("no more processes")
-        started.append(worker := await start(setup))
+        started.append(worker := await start(setup, threads))
         return worker
 
     start = WorkerProcess.start
@@ -213,11 +215,12 @@ def test_a_worker_that_can_not_be_started_gets_no_clips_while_another_one_runs(
     config = RecorderConfig(
         output_dir=output_dir, worker_priority=WorkerPriority.NORMAL, video_length=5, video_interval=5, worker_count=2
     )
-    with Recorder(config, SyntheticBackend()) as recorder:
+    async with AsyncRecorder(config, SyntheticBackend(), service="embedded") as recorder:
         for step in range(30):
-            recorder.step()
+            await recorder.step()
             if step % 5 == 4:
-                assert recorder.flush(timeout_s=20.0)
+                with anyio.fail_after(20):
+                    await recorder.flush()
     clips = recorder.summary().clips
     assert [clip.state for clip in clips] == [ClipState.COMPLETE] * 6
 
@@ -303,14 +306,24 @@ with Recorder(config, SyntheticBackend()) as recorder:
 """
 
 
-def test_a_worker_whose_parent_was_killed_closes_its_segment_and_ends(output_dir: Path) -> None:
+def kill_all_but_the_worker(training: subprocess.Popen[str]) -> psutil.Process:
+    """Kill a training and its recording service; the service first is stopped, so that none takes over."""
+    process = psutil.Process(training.pid)
+    worker, service = worker_of(process), service_of(process)
+    for one in (process, service):
+        one.suspend()
+    for one in (process, service):
+        one.kill()
+    training.wait()
+    return worker
+
+
+def test_a_worker_whose_service_was_killed_closes_its_segment_and_ends(output_dir: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", TRAINING, output_dir], stdout=subprocess.PIPE, text=True) as training:
         assert training.stdout is not None
         while "recording" not in training.stdout.readline():
             pass
-        worker = worker_of(psutil.Process(training.pid))
-        training.send_signal(signal.SIGKILL)
-        training.wait()
+        worker = kill_all_but_the_worker(training)
         worker.wait(timeout=10)
     from .recordings import shown_steps
 
@@ -360,11 +373,9 @@ def resting(output_dir: Path) -> Iterator[subprocess.Popen[str]]:
         training.kill()
 
 
-def test_a_worker_that_rests_when_its_parent_is_killed_closes_its_segment(output_dir: Path) -> None:
+def test_a_worker_that_rests_when_its_service_is_killed_closes_its_segment(output_dir: Path) -> None:
     with resting(output_dir) as training:
-        worker = worker_of(psutil.Process(training.pid))
-        training.send_signal(signal.SIGKILL)
-        training.wait()
+        worker = kill_all_but_the_worker(training)
         worker.wait(timeout=3)
     assert len(list(output_dir.glob("*.mp4"))) == 1
     assert not list(output_dir.glob("*.mp4.part"))

@@ -10,10 +10,9 @@ import pytest
 
 from stepreel import AsyncRecorder, DropPolicy, Recorder, RecorderClosedError, RecorderConfig, WorkerPriority
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.transport.control_bytes import SOMEBODY_WAITS
-from stepreel.frame_pool import FramePool
+from stepreel.transport.control_bytes import SOMEBODY_WAITS, WORKERS_ARE_RAISED
 
-from .recordings import check_clip, poll_until
+from .recordings import check_clip, poll_until, worker_of
 
 _POLICY, _NICE, _SCHED_IDLE = 38, 16, 5
 """Places in `/proc/<pid>/stat` after the program's name, see proc(5)."""
@@ -24,13 +23,8 @@ def threads_of(worker: psutil.Process) -> list[list[str]]:
     return [(task / "stat").read_text().rpartition(")")[2].split() for task in tasks]
 
 
-def the_worker() -> psutil.Process:
-    (worker,) = (one for one in psutil.Process().children() if "stepreel.encoders.worker" in one.cmdline())
-    return worker
-
-
-def pool_of(recorder: Recorder) -> FramePool:
-    return recorder._recorder._pool
+def control_bytes_of(recorder: Recorder) -> memoryview:
+    return recorder._core.memory.view
 
 
 def test_a_raised_worker_goes_on_with_the_clip_outside_sched_idle(output_dir: Path) -> None:
@@ -39,12 +33,12 @@ def test_a_raised_worker_goes_on_with_the_clip_outside_sched_idle(output_dir: Pa
         for _ in range(30):
             recorder.step()
         poll_until(lambda: recorder.statistics().frames.encoded >= 10)
-        working = [task for task in threads_of(the_worker()) if int(task[_POLICY]) == _SCHED_IDLE]
-        pool_of(recorder).raise_workers()
+        working = [task for task in threads_of(worker_of()) if int(task[_POLICY]) == _SCHED_IDLE]
+        control_bytes_of(recorder)[WORKERS_ARE_RAISED] = 1
         for _ in range(30):
             recorder.step()
         recorder.flush()
-        raised = [task for task in threads_of(the_worker()) if int(task[_NICE]) == 10]
+        raised = [task for task in threads_of(worker_of()) if int(task[_NICE]) == 10]
     (clip,) = recorder.summary().clips
     assert working
     assert raised
@@ -63,7 +57,7 @@ def test_a_worker_without_processor_time_is_raised_when_frames_are_lost(output_d
     with Recorder(config, SyntheticBackend()) as recorder:
         recorder.step()
         poll_until(lambda: recorder.statistics().frames.encoded == 1)
-        worker = the_worker()
+        worker = worker_of()
         worker.suspend()
 
         def is_raised() -> bool:
@@ -82,7 +76,7 @@ def test_a_priority_that_was_asked_for_stays(output_dir: Path, priority: WorkerP
     with Recorder(config, SyntheticBackend()) as recorder:
         recorder.step()
         poll_until(lambda: recorder.statistics().frames.encoded == 1)
-        worker = the_worker()
+        worker = worker_of()
         worker.suspend()
         try:
             for _ in range(50):
@@ -111,7 +105,7 @@ def test_a_worker_that_rests_draws_on_while_somebody_waits(output_dir: Path) -> 
         for _ in range(10):
             recorder.step()
         poll_until(lambda: recorder.statistics().frames.encoded >= 1)
-        pool_of(recorder)._bytes[SOMEBODY_WAITS] = 1
+        control_bytes_of(recorder)[SOMEBODY_WAITS] = 1
         poll_until(lambda: recorder.statistics().frames.encoded >= 5)
 
 

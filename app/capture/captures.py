@@ -67,6 +67,7 @@ class Captures:
         self._admission = admission
         self._warnings = warnings
         self._on_their_way: deque[_OnItsWay | Callable[[], None]] = deque()
+        self._after_held: deque[Callable[[], None]] = deque()
 
     @property
     def are_on_their_way(self) -> bool:
@@ -91,15 +92,19 @@ class Captures:
         """Capture the first held frame."""
         held = self.held.popleft()
         self._take(held.stream, held.request)
+        self._call_after_held()
 
     def drop_held(self) -> None:
         """Drop every held frame: there was no room for too long."""
         while self.held:
             self._refuse(self.held.popleft().request)
+        self._call_after_held()
 
-    def after_those_on_their_way(self, call: Callable[[], None]) -> None:
-        """Call it once all that was captured so far is in the journal."""
-        if self._on_their_way:
+    def after_captures(self, call: Callable[[], None]) -> None:
+        """Call it once all that was asked for so far is in the journal: what is held, and what is on its way."""
+        if self.held:
+            self._after_held.append(call)
+        elif self._on_their_way:
             self._on_their_way.append(call)
         else:
             call()
@@ -114,6 +119,10 @@ class Captures:
             else:
                 head()
             self._on_their_way.popleft()
+
+    def _call_after_held(self) -> None:
+        while self._after_held and not self.held:
+            self.after_captures(self._after_held.popleft())
 
     def _hold_or_refuse(self, stream: Stream, request: CaptureRequest, nbytes: int) -> None:
         if self._admission.waits and self._admission.fits(nbytes):
@@ -179,13 +188,7 @@ class Captures:
         number = self._journal.next_number()
         self._pool.hand_over(number, slot)
         if self._journal.write_frame(
-            clip=request.clip.clip_index,
-            step=request.step,
-            pts=request.pts,
-            offset=slot.offset,
-            nbytes=nbytes,
-            height=height,
-            width=width,
+            number, request.clip.clip_index, request.step, request.pts, slot.offset, nbytes, height, width
         ):
             self._admission.published(nbytes)
         else:

@@ -134,7 +134,7 @@ class Clips:
             return
         self._tell_backend(stream_of(self.streams, clip.stream).end, clip)
         text = encode(ClipEnded(has_failed=failed, seconds=float(seconds), name=name))
-        self._captures.after_those_on_their_way(
+        self._captures.after_captures(
             lambda: self._journal.write(Kind.CLIP_ENDED, clip=clip.clip_index, step=end_step, text=text)
         )
 

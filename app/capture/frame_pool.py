@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from ..errors import CaptureError
 from ..transport.journal import ReleaseReader
-from ..transport.shared_memory import SharedMemory, aligned
+from ..transport.shared_memory import PAGE, ServiceWord, SharedMemory, aligned
+
+_FAULT_AROUND_NBYTES = 65536
+"""The kernel's `fault_around_bytes`, by default."""
 
 
 class FramePool:
@@ -25,6 +28,10 @@ class FramePool:
         self._free: list[tuple[int, int]] = [(memory.layout.pool, self.nbytes)]
         self._sharers: dict[int, int] = {}
         """By offset, how many slots besides one hold the memory there."""
+        self._end = memory.layout.nbytes
+        self._service = memory.service
+        self._touched = memory.layout.pool
+        """Up to where this process has mapped the pages."""
         self._handed_over: dict[int, PoolSlot] = {}
         self._releases = ReleaseReader(memory)
 
@@ -42,20 +49,24 @@ class FramePool:
 
     def take_back(self) -> None:
         """Free what the service has released."""
-        for number in self._releases.read():
-            slot = self._handed_over.pop(number, None)
-            if slot:
-                slot.release()
+        if self._releases.has_more():
+            for number in self._releases.read():
+                slot = self._handed_over.pop(number, None)
+                if slot:
+                    slot.release()
 
-    @property
-    def outstanding(self) -> int:
-        """Slots handed over and not released yet."""
-        return len(self._handed_over)
+    def map_populated(self) -> None:
+        """Map all pages that the service has faulted in by now, before training pays for it capture by capture."""
+        end = min(self._service[ServiceWord.POPULATED], self._end)
+        if end > self._touched:
+            self._touch(self._touched, end)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether a capture of that size finds room now."""
         self.take_back()
-        return self._place_for(aligned(nbytes)) is not None
+        free = self._free
+        # The last extent is all that was never used, as a rule.
+        return bool(free) and (free[-1][1] >= nbytes + PAGE or self._place_for(aligned(nbytes)) is not None)
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -63,7 +74,10 @@ class FramePool:
         self._handed_over.clear()
 
     def _place_for(self, room: int) -> int | None:
-        return next((place for place, (_, free) in enumerate(self._free) if free >= room), None)
+        for place, (_, free) in enumerate(self._free):
+            if free >= room:
+                return place
+        return None
 
     def _take(self, nbytes: int) -> int | None:
         self.take_back()
@@ -75,7 +89,18 @@ class FramePool:
             del self._free[place]
         else:
             self._free[place] = (offset + nbytes, room - nbytes)
+        if offset + nbytes > self._touched:
+            self._touch(offset, offset + nbytes)
         return offset
+
+    def _touch(self, start: int, end: int) -> None:
+        """Map pages that the service has faulted in: a read maps sixteen of them at a time, a write only one.
+
+        Measured with a frame of 2.8 MB: 0.35 ms instead of 1.3, where a copy into mapped memory takes 0.2.
+        """
+        start = max(start, self._touched) // _FAULT_AROUND_NBYTES * _FAULT_AROUND_NBYTES
+        self._bytes[start:end:_FAULT_AROUND_NBYTES].max()
+        self._touched = end
 
     def _share(self, offset: int) -> None:
         self._sharers[offset] = self._sharers.get(offset, 0) + 1

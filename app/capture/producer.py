@@ -114,6 +114,10 @@ class Producer:
         """Capture again."""
         self._call(self._schedule.resume)
 
+    def get_ready(self) -> None:
+        """Map the memory that the service has faulted in; called once, before training begins."""
+        self._pool.map_populated()
+
     def settle(self) -> None:
         """Wait for the device, so that all that was captured is in the journal or held.
 
@@ -172,16 +176,19 @@ class Producer:
     def _call(self, act: Callable[[], object]) -> None:
         """Do what a caller asked for, between what each call begins and ends with."""
         self._calls.refuse_inside()
+        failure, self._failure = self._failure, None  # Of an earlier call: this one's is told by the next.
         try:  # An interruption (Ctrl-C) may come anywhere in here.
             if self._calls.begin():
-                self._journal.write_backlog()
+                if self._journal.has_backlog:
+                    self._journal.write_backlog()
                 if self.captures.are_on_their_way:
                     self.captures.publish_arrived(wait=False)
                 act()
                 self._set_wake_step()
         finally:
             self._calls.caller = None
-        self.raise_failure()
+        if failure:
+            raise failure
 
     def _step(self) -> None:
         actions = self._schedule.step()

@@ -1,4 +1,4 @@
-"""The command line, run and not imported: `stepreel demo | record | inspect | recover | gallery | view | render`."""
+"""The command line, run and not imported: `stepreel demo | record | inspect | ...`, see `_COMMANDS`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 from ..errors import StepreelError
 from .printable import printable
 
-_COMMANDS = ("demo", "record", "inspect", "recover", "gallery", "view", "render")
+_COMMANDS = ("demo", "record", "ps", "wait", "inspect", "recover", "gallery", "view", "render")
 _EXTRA_OF_MODULE = {
     "newton": "newton",
     "warp": "newton",

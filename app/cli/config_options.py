@@ -36,7 +36,8 @@ def _option(option: Option, default: object) -> Callable[[_Command], _Command]:
     if default is dataclasses.MISSING:
         return click.option(flag, type=_param_type(option), required=True, help=option.help)
     if option.kind is bool:
-        return click.option(flag, is_flag=True, default=default, help=option.help)
+        name = f"{flag}/--no-{flag.removeprefix('--')}" if default else flag
+        return click.option(name, is_flag=True, default=default, help=option.help)
     return click.option(
         flag, type=_param_type(option), default=default, show_default=default is not None, help=option.help
     )

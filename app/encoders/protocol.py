@@ -235,7 +235,9 @@ MessageT = TypeVar("MessageT")
 
 
 def to_bytes(message: Message) -> bytes:
-    """Return the message as it goes over a pipe."""
+    """Return the message as it goes over a pipe. Raises `TypeError` where it is none, or holds what can't be sent."""
+    if not isinstance(message, _Message):
+        raise TypeError(f"{type(message).__name__} is no message")  # The fault is here, not with whoever reads it.
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
 

@@ -111,8 +111,9 @@ class JournalFeed:
     def end_all(self, last_step: int, ended: str | None) -> None:
         """End the clips that training did not end any more, and keep those about which it decides no more."""
         for work in list(self._recording.works.values()):
+            work.progress.ended = ended
             if work.life.is_captured and not (work.is_ring and work.awaits_name):
-                self._end(work, max(last_step, work.progress.start_step), ClipEnded(), ended)
+                self._end(work, max(last_step, work.progress.start_step), ClipEnded())
             if work.life.wanted is Wanted.UNDECIDED:
                 self._decide(work, stays=True)
 
@@ -134,7 +135,7 @@ class JournalFeed:
             case Kind.CLIP_ENDED:
                 work = self._recording.works.get(record.clip)
                 if work and work.life.is_captured:
-                    self._end(work, record.step, decode(record.text, ClipEnded), None)
+                    self._end(work, record.step, decode(record.text, ClipEnded))
             case Kind.CLIP_DECIDED:
                 work = self._recording.works.get(record.clip)
                 if work:
@@ -180,9 +181,9 @@ class JournalFeed:
         if not work.is_ring:
             self.want_name(work)
 
-    def _end(self, work: ClipWork, end_step: int, said: ClipEnded, ended: str | None) -> None:
+    def _end(self, work: ClipWork, end_step: int, said: ClipEnded) -> None:
         progress = work.progress
-        progress.end_step, progress.ended = end_step, ended
+        progress.end_step = end_step
         progress.has_failed |= said.has_failed
         if not isinstance(progress, RingProgress):
             work.life.on(Event.ENDS)

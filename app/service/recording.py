@@ -46,6 +46,8 @@ class Recording:
         self.frames_read = 0
         self.nbytes_read = 0
         self.clips_begun = 0
+        self.used_nbytes = 0
+        """Up to where captures have used the shared memory."""
         self.capture_nbytes = max((one.nbytes or 0 for one in description.sources), default=0)
         self.is_changed = True
         self.settled: Callable[[ClipWork], None] = _nothing
@@ -73,6 +75,7 @@ class Recording:
             self._room.settle(frame, DropCause.CLOSED)
             return ()
         self.capture_nbytes = frame.nbytes
+        self.used_nbytes = max(self.used_nbytes, frame.offset + frame.nbytes)
         work.progress.frame_requested(frame.step)
         if self.spool:
             self.spool.captured(work, frame)

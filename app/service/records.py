@@ -62,6 +62,8 @@ class Records:
         """Names of announced clips whose hooks were not called yet: they may not be deleted. By index."""
         self.waits_for_hooks = description.has_hooks
         self._undecided: set[str] = set()
+        self._prunings = 0
+        """Under way."""
 
     def note(self, work: ClipWork) -> None:
         """Have a clip's manifest written, with what is known by then."""
@@ -72,6 +74,11 @@ class Records:
     def are_written(self) -> bool:
         """Whether all that was noted and logged is on disk."""
         return not (self._noted or self._log.has_lines or self._spool.has_waiting)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is on disk, and nothing is left to be deleted once hooks were called."""
+        return self.are_written and not (self._keep_last_n_clips and (self.unheard or self._prunings))
 
     async def run(self) -> None:
         """Write what was noted, for as long as the recorder runs."""
@@ -90,9 +97,12 @@ class Records:
         if work.life.wanted is not Wanted.NO:
             self._announce(SegmentReady(clip=work.progress.to_clip(None, is_final=False), segment=segment))
 
-    def heard(self, index: int) -> None:
-        """Note that the hooks of a clip were called: it may be deleted once there are newer ones."""
+    async def heard(self, index: int) -> None:
+        """Note that the hooks of a clip were called: it may be deleted, if there are newer ones."""
         self.unheard.pop(index, None)
+        for stream in self._prefixes:
+            await self.prune(stream)
+        self._progress.notify()
 
     def forget_hooks(self) -> None:
         """Wait for no hook any more: training does not listen."""
@@ -147,6 +157,9 @@ class Records:
 
     async def _conclude(self, work: ClipWork) -> None:
         """Announce a clip that is whole on disk, or delete it, once that is decided."""
+        if work.is_concluded:
+            return
+        work.is_concluded = work.life.is_over
         match work.life.phase:
             case Phase.WAITING:
                 self._undecided.add(work.progress.name)
@@ -201,6 +214,7 @@ class Records:
         if not self._keep_last_n_clips:
             return
         spared = self._undecided.union(self.unheard.values())
+        self._prunings += 1
         try:
             files = await self._threads.run(
                 prune_clips, self._folder, self._prefixes[stream], self._keep_last_n_clips, frozenset(spared)
@@ -208,5 +222,7 @@ class Records:
         except OutputError as exc:
             self._log.trouble("prune.failed", kind=type(exc).__name__, error=str(exc))
             return
+        finally:
+            self._prunings -= 1
         if files:
             self._log.info("clips.pruned", files=files)

@@ -45,19 +45,21 @@ from .takeover import unlisted_parts, wait_for_workers
 from .training_end import describe_end, signal_of, wait_for_end
 from .waits import Waits
 from .waking import Notifier
-from .worker_slot import most_credit
 
 LOOK_S = 0.01
 """Time from one look at the journal to the next, in a process of its own [s]."""
 EMBEDDED_LOOK_S = 0.03
 """The same in the caller's event loop, where each look takes the interpreter from training."""
-_IDLE_LOOK_S = 0.05
+_IDLE_LOOK_S = 0.1
 """The same while no clip is open."""
 _SPOOL_S = 0.25
 """Time from one write of snapshots to the next: a kill of everything takes what came since."""
 _PERCENTILES_S = 0.5
 _POPULATE_NBYTES = 8 << 20
 """Memory that is faulted in at a time."""
+_AHEAD_NBYTES = 64 << 20
+_AHEAD_FRAMES = 16
+"""How far memory is faulted in ahead of use: captures that find it done take a third of the time."""
 _STATUS_S = 1.0
 
 
@@ -231,9 +233,7 @@ class RecordingService:
                 case Noted():
                     parts.log.append("warning", message.event, message.facts)
                 case Heard():
-                    parts.records.heard(message.clip)
-                    for stream in parts.recording.versions:
-                        await parts.records.prune(stream)
+                    await parts.records.heard(message.clip)
             self._look.notify()
         parts.records.forget_hooks()
 
@@ -285,22 +285,28 @@ class RecordingService:
         parts.log.flush_trouble()
         parts.log.info("session.closed", steps=self._memory.training[TrainingWord.STEPS])
         await self._write_session(ended_at=now_iso())
-        while not parts.records.are_written:
+        while not parts.records.is_done:
             parts.log.appended.notify()
             await parts.progress.wait(0.1)
         parts.publish_statistics(fresh=True)
         parts.recording.publish()
 
     async def _populate(self) -> None:
-        """Fault the pool in, once it is known how much of it captures need."""
-        parts, description = self._parts, self._parts.description
-        while not (nbytes := parts.recording.capture_nbytes):
-            await parts.progress.wait()
-        in_hand = (most_credit(nbytes) * description.worker_count + 2) * aligned(nbytes)
-        expected = min(description.queue_depth * aligned(nbytes), description.queue_bytes) + in_hand
-        start = self._memory.layout.pool
-        for place in range(start, start + expected, _POPULATE_NBYTES):
-            await parts.threads.run(self._memory.populate, place, min(place + _POPULATE_NBYTES, start + expected))
+        """Fault the pool in, always some way ahead of what captures use of it."""
+        recording = self._parts.recording
+        takes_pixels = any(not source.renderer for source in self._parts.description.sources)
+        while True:
+            ahead = max(_AHEAD_NBYTES if takes_pixels else 0, _AHEAD_FRAMES * aligned(recording.capture_nbytes))
+            await self._populate_to(max(recording.used_nbytes - self._memory.layout.pool, 0) + ahead)
+            await self._parts.progress.wait()
+
+    async def _populate_to(self, nbytes: int) -> None:
+        start, words = self._memory.layout.pool, self._memory.service
+        end = min(start + nbytes, self._memory.layout.nbytes)
+        for place in range(max(words[ServiceWord.POPULATED], start), end, _POPULATE_NBYTES):
+            following = min(place + _POPULATE_NBYTES, end)
+            await self._parts.threads.run(self._memory.populate, place, following)
+            words[ServiceWord.POPULATED] = following
 
     async def _tell_status(self) -> None:
         """Keep a file beside the clips, while there is something to finish, from which `stepreel ps` tells how far."""

@@ -69,6 +69,8 @@ class ClipWork(msgspec.Struct, kw_only=True):
     """The present worker has heard of it."""
     is_end_sent: bool = False
     is_repair_sent: bool = False
+    is_concluded: bool = False
+    """It was announced, or deleted."""
 
     @property
     def index(self) -> int:

@@ -64,7 +64,7 @@ class WorkerSlot:
     def owes_answer(self) -> bool:
         """Whether the worker was asked for anything that it has not reported: each such request has a deadline."""
         asked = any(clip.is_end_sent or clip.is_repair_sent for clip in self.clips.values())
-        return asked or bool(self.in_flight or self.opening) or not self.is_ready
+        return asked or bool(self.in_flight or self.opening)
 
     def credit(self, look_s: float) -> int:
         """Return the frames that the worker should have in hand, to be busy until the look after the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -136,6 +137,14 @@ class Workers:
                 slot.process.kill()
         await self._wait_for_ends()
 
+    def _must_end(self) -> bool:
+        return self.are_ending  # What is awaited may have changed it, which a type checker does not see.
+
+    def _note_start(self, slot: WorkerSlot, status: int, output: str) -> None:
+        """Note why a worker did not get ready, where it has not said so itself."""
+        if not (slot.is_ready or slot.problem or self.are_ending):
+            slot.problem = f"the worker ended with status {status} before it was ready: {output}"
+
     async def _wait_for_ends(self) -> None:
         while any(slot.process for slot in self._dispatcher.slots):
             await self._progress.wait()
@@ -146,7 +155,7 @@ class Workers:
             await self._wait_for_next_clip(slot, DropCause.NOT_RENDERED)
         while not self.are_ending:
             await self._employ(slot)
-            if self.are_ending:
+            if self._must_end():
                 return
             if slot.problem or (slot.losses >= MOST_LOSSES and not slot.clips):
                 await self._wait_for_next_clip(slot, DropCause.WORKER_LOST)
@@ -167,8 +176,7 @@ class Workers:
             self._publish(slot, slot.process.pid)
             status, output = await self._converse(slot, slot.process)
             self._publish(slot, 0)
-            if not slot.is_ready and not slot.problem and not self.are_ending:
-                slot.problem = f"the worker ended with status {status} before it was ready: {output}"
+            self._note_start(slot, status, output)
             if not self.are_ending:
                 self._log.warning("worker.lost", status=status, problem=slot.problem, output=output)
                 self._reports.restarts += 1
@@ -228,8 +236,9 @@ class Workers:
         while True:
             await anyio.sleep(self._description.deadlines.answer_s / _LOOKS)
             for slot in self._dispatcher.slots:
-                slot.silent_looks = slot.silent_looks + 1 if slot.owes_answer else 0
-                if slot.process and slot.silent_looks > _LOOKS:
+                slot.silent_looks = slot.silent_looks + 1 if slot.owes_answer and slot.is_ready else 0
+                is_late = not slot.is_ready and time.monotonic() - slot.heard_at > self._description.deadlines.start_s
+                if slot.process and (is_late or slot.silent_looks > _LOOKS):
                     self._log.warning("worker.silent", worker=slot.process.pid)
                     slot.process.kill()
 

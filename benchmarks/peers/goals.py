@@ -29,6 +29,8 @@ _STEP_TITLES = {
 }
 _IDLE_TIMES, _IDLE_S = 10.0, 1e-6
 _CAPTURE_TIMES = 1.2
+_THREADS = {"other_threads_time": "20 µs", "other_threads_wakeups": "1"}
+"""As `benchmarks/test_threads.py` holds them to it."""
 _MEMORY_NBYTES = 30e6
 _MEMORY_SAME_NBYTES = 5e6
 """Memory of two processes differs by about so much from run to run."""
@@ -137,6 +139,15 @@ def _cheap(cheap: Mapping[str, Any]) -> Iterator[Goal]:
     if row := rows.get("capture_of_a_rendered_picture"):
         capture = _measured(capture, f"{row['ratio']:.2f}", row["ratio"] <= _CAPTURE_TIMES)
     yield from (idle, capture)
+    for key, unit, measure in (
+        ("other_threads_time", "", "processor time of stepreel's other threads, for each step of 5 ms in a clip"),
+        ("other_threads_wakeups", " a second", "wake-ups of stepreel's other threads while a clip is open"),
+    ):
+        goal = Goal(key=key, measure=measure, goal=f"at most {_THREADS[key]}{unit}")
+        if row := rows.get(key):
+            told = f"{row['subject_s'] * 1e6:.1f} µs" if "subject_s" in row else f"{row['ratio']:.2g}{unit}"
+            goal = _measured(goal, told, row["ratio"] <= row["goal"])
+        yield goal
 
 
 def _encoder(found: Row | None) -> Goal:

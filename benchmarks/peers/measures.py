@@ -144,6 +144,8 @@ def _pictures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "nbytes": median(run["pictures"]["nbytes"] for run in runs),
         "psnr_mean_db": median(run["pictures"]["psnr_mean_db"] for run in compared) if compared else None,
         "psnr_worst_db": min(run["pictures"]["psnr_worst_db"] for run in compared) if compared else None,
+        # Missing in results of before it was measured.
+        "programs_nbytes": median(run.get("children_nbytes", 0) for run in runs) or None,
         # Of those that encode in a program of their own; a thread's share can't be told from the training's.
         "frames_per_cpu_s": (wanted - lost) / children_s if children_s > 0.1 else None,
     }

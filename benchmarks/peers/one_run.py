@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .plan import Phase, Plan
-from .processes import children_cpu_s, peak_resident_nbytes, start_measuring_memory
+from .processes import children_cpu_s, children_nbytes, peak_resident_nbytes, start_measuring_memory
 from .recorders import PEERS, Session
 from .workload import PictureEnv
 
@@ -30,11 +30,13 @@ def run(plan: Plan, key: str, folder: Path) -> dict[str, Any]:
         importlib.import_module(module)
     resident = start_measuring_memory()
     start = time.perf_counter()
+    programs_nbytes = []
     with peer.setup(plan, env, folder) as session:
         env.shown_step = -1
         ready = time.perf_counter()
         children_before = children_cpu_s()
-        steps_s, finish_s = train(plan, session, env if peer.draws else None)
+        noted = Session(step=session.step, finish=lambda: (programs_nbytes.append(children_nbytes()), session.finish()))
+        steps_s, finish_s = train(plan, noted, env if peer.draws else None)
         children_s = children_cpu_s() - children_before
     return {
         "peer": key,
@@ -43,6 +45,7 @@ def run(plan: Plan, key: str, folder: Path) -> dict[str, Any]:
         "finish_s": finish_s,
         "memory_nbytes": peak_resident_nbytes() - resident,
         "children_cpu_s": children_s,
+        "children_nbytes": max(programs_nbytes),
         "own_cpu_s": time.process_time(),
         "steps_s": steps_s,
     }

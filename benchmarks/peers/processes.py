@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def run_program(module: str, *arguments: object, python: Path | str = sys.execut
 
 
 def children_cpu_s() -> float:
-    """Return the processor time of all programs started by this one, of those that ended too."""
+    """Return the processor time of all programs started by this one, and by those: also of those that ended."""
     total = ended_children_cpu_s()
     for child in psutil.Process(os.getpid()).children(recursive=True):
         times = child.cpu_times()
@@ -54,6 +55,18 @@ def ended_children_cpu_s() -> float:
     """Return the processor time of the programs started by this one that have ended, to the microsecond."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return ended.ru_utime + ended.ru_stime
+
+
+def children_nbytes() -> int:
+    """Return the memory that the programs started by this one, and by those, share with nobody [bytes].
+
+    Where none runs any more: what the largest of them had.
+    """
+    found = []
+    for child in psutil.Process(os.getpid()).children(recursive=True):
+        with suppress(psutil.Error):  # It has just ended.
+            found.append(child.memory_full_info().uss)
+    return sum(found) if found else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def start_measuring_memory() -> int:

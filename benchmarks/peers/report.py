@@ -180,13 +180,14 @@ def _picture_table(rows: Mapping[str, Row]) -> str:
                 str(row["lost_in_a_row"]),
                 f"{row['repeated']:g}",
                 _or_dash(row["memory_nbytes"], 1e-6, ".0f"),
+                _or_dash(row["programs_nbytes"], 1e-6, ".0f"),
                 _or_dash(row["frames_per_cpu_s"], 1, ".0f"),
                 f"{_or_dash(row['psnr_mean_db'], 1, '.1f')} / {_or_dash(row['psnr_worst_db'], 1, '.1f')}",
                 f"{row['nbytes'] / 1e6:.1f}",
                 f"{row['finish_s']:.1f}",
             )
         )
-    header = ("recorder", "lost", "in a row", "repeated", "memory [MB]", "frames a CPU-second")
+    header = ("recorder", "lost", "in a row", "repeated", "memory [MB]", "programs [MB]", "frames a CPU-second")
     header += ("PSNR mean / worst [dB]", "files [MB]", "finishing [s]")
     return _table(header, lines, right=len(header) - 1)
 
@@ -373,7 +374,12 @@ def _read(name: str) -> dict[str, Any]:
 
 def _cheap_table(cheap: Mapping[str, Any]) -> str:
     lines = [
-        (row["title"], row["plain"], _duration(row["subject_s"]), _duration(row["plain_s"]), f"{row['ratio']:.2f}")
+        (
+            row["title"],
+            row["plain"],
+            *(_duration(row[name]) if name in row else "" for name in ("subject_s", "plain_s")),
+            f"{row['ratio']:.2g}" if row["ratio"] < 0.1 else f"{row['ratio']:.2f}",
+        )
         for row in cheap.get("rows", {}).values()
     ]
     return _table(("measure", "against", "time", "plain", "ratio"), lines, right=3)

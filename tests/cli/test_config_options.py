@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 
-from stepreel import DropPolicy, RecorderConfig, WorkerPriority
+from stepreel import DropPolicy, Finish, RecorderConfig, WorkerPriority
 from stepreel.cli.config_options import config_options
 
 FUNCTIONS = {"episode_trigger", "step_trigger", "keep"}
@@ -53,7 +53,9 @@ def test_every_field_but_the_functions_is_a_flag() -> None:
         (["--keep-last-n-clips", "3"], "keep_last_n_clips", 3),
         (["--drop-policy", "drop_oldest"], "drop_policy", DropPolicy.DROP_OLDEST),
         (["--worker-priority", "idle"], "worker_priority", WorkerPriority.IDLE),
+        (["--finish", "background"], "finish", Finish.BACKGROUND),
         (["--strict"], "strict", True),
+        (["--no-durable-snapshots"], "durable_snapshots", False),
     ],
 )
 def test_a_flag_sets_its_field(arguments: Sequence[str], name: str, value: object) -> None:

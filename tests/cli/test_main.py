@@ -24,6 +24,8 @@ def test_help_lists_every_command(stepreel: Command) -> None:
     assert [line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()] == [
         "demo",
         "record",
+        "ps",
+        "wait",
         "inspect",
         "recover",
         "gallery",

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from stepreel import Recorder, RecorderConfig, WorkerPriority
 from stepreel.backends.synthetic import SyntheticBackend
-from stepreel.transport.control_bytes import SOMEBODY_WAITS
 from stepreel.encoders.cpus import TrainingApart, without
+from stepreel.transport.control_bytes import SOMEBODY_WAITS
 
-from ..recordings import poll_until
+from ..recordings import poll_until, worker_of
 from .workers import started
 
 EVERYWHERE = frozenset(os.sched_getaffinity(0))
@@ -47,7 +47,7 @@ def test_every_thread_of_a_worker_moves_away_from_where_training_goes(output_dir
     # Busy on one CPU, then on another: a thread that sleeps was last on whichever it likes.
     try:
         with Recorder(RecorderConfig(output_dir=output_dir), SyntheticBackend()) as recorder:
-            (worker,) = (one for one in psutil.Process().children() if "stepreel.encoders.worker" in one.cmdline())
+            worker = worker_of()
             for cpu in sorted(EVERYWHERE) * 2:
                 os.sched_setaffinity(threading.get_native_id(), {cpu})
                 recorder.step()

@@ -76,6 +76,12 @@ def test_numbers_of_numpy_go_over_the_pipe_as_pythons() -> None:
     assert list(command_reader().feed(to_bytes(message))) == [protocol.EndClip(clip=3, end_pts=8, seconds=0.5)]
 
 
+@pytest.mark.parametrize("value", [None, {"type": "Finish"}, protocol.Refused(message=object())])  # type: ignore[arg-type]
+def test_what_can_not_be_sent_is_refused_where_it_is_sent(value: Any) -> None:
+    with pytest.raises(TypeError):
+        to_bytes(value)
+
+
 def framed(body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
@@ -136,7 +142,7 @@ def test_frame_rates_stay_exact() -> None:
 def test_the_protocol_loads_neither_numpy_nor_ffmpeg() -> None:
     program = (
         "import sys, stepreel.transport.control_bytes, stepreel.encoders.cpus, stepreel.encoders.protocol\n"
-        "import stepreel.encoders.worker_process\n"
+        "import stepreel.service.worker_process\n"
         "print(sorted({'numpy', 'av'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -13,16 +13,19 @@ import psutil
 
 from stepreel import RecorderConfig, WorkerPriority
 from stepreel.encoders import protocol
-from stepreel.encoders.worker_process import WorkerProcess, WorkerSetup
-from stepreel.frame_pool import FramePool
+from stepreel.service.threads import Threads
+from stepreel.service.worker_process import WorkerProcess, WorkerSetup
+from stepreel.transport.shared_memory import SharedMemory
+
+from ..memory import make_memory
 
 
 class Worker:
     """A worker that runs, and the shared memory that it reads."""
 
-    def __init__(self, process: WorkerProcess, pool: FramePool) -> None:
+    def __init__(self, process: WorkerProcess, memory: SharedMemory) -> None:
         self.process = process
-        self.pool = pool
+        self.memory = memory
 
     @property
     def threads(self) -> list[int]:
@@ -46,7 +49,7 @@ class Worker:
 
     def set_control_byte(self, offset: int, value: int) -> None:
         """Write one of the bytes that can't wait for a message."""
-        self.pool._bytes[offset] = value
+        self.memory.view[offset] = value
 
     def set_up(self, folder: Path, priority: WorkerPriority) -> None:
         """Have it lower its priority, and open a stream of pixels."""
@@ -62,21 +65,20 @@ async def started(
     *, training_process: int | None = None, training_thread: int | None = None, cpus: Collection[int] = ()
 ) -> AsyncIterator[Worker]:
     """Start a worker that keeps out of the way of a thread, by default this one; end it at the end."""
-    pool = FramePool(1 << 20)
-    setup = WorkerSetup(
-        memory_fd=pool.fd,
-        memory_nbytes=pool.mapped_nbytes,
-        training_process=training_process or os.getpid(),
-        training_thread=training_thread or get_native_id(),
-        cpus=cpus,
-    )
-    process = await WorkerProcess.start(setup)
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(process.send_waiting)
-            tasks.start_soon(process.collect_diagnostics)
-            yield Worker(process, pool)
-            tasks.cancel_scope.cancel()
-    finally:
-        await process.aclose()
-        pool.close()
+    with make_memory() as memory:
+        setup = WorkerSetup(
+            memory_fd=memory.fd,
+            memory_nbytes=memory.layout.nbytes,
+            training_process=training_process or os.getpid(),
+            training_thread=training_thread or get_native_id(),
+            cpus=cpus,
+        )
+        process = await WorkerProcess.start(setup, Threads())
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(process.send_waiting)
+                tasks.start_soon(process.collect_diagnostics)
+                yield Worker(process, memory)
+                tasks.cancel_scope.cancel()
+        finally:
+            await process.aclose(5.0)

@@ -22,9 +22,9 @@ from stepreel.gallery.page import to_page
 from stepreel.gallery.plots import StepTimes, run_plot, step_time_line, timeline
 from stepreel.gallery.text import attribute, duration, link, number, quantity, size
 from stepreel.gallery.writing import PAGE_FILE, write_gallery
-from stepreel.pace import PACE_FILE, Pace
 from stepreel.storage.folder_lock import LOCK_FILE, FolderLock, is_recorded_into
 from stepreel.storage.manifest import read_manifest
+from stepreel.storage.step_counts import STEP_COUNTS_FILE, StepCounts
 
 from .conftest import manifest_of
 
@@ -210,7 +210,7 @@ def test_a_time_that_is_none_is_passed_over(tmp_path: Path, time: object) -> Non
     (tmp_path / "a.json").write_text(manifest_of("a"))
     (tmp_path / "session.json").write_text(json.dumps({"started_at": time, "ended_at": time, "codec": "libx264"}))
     (tmp_path / "session.jsonl").write_text(json.dumps({"event": "e", "level": "warning", "timestamp": time}) + "\n")
-    (tmp_path / PACE_FILE).write_text(
+    (tmp_path / STEP_COUNTS_FILE).write_text(
         json.dumps({"schema": 1, "started_at": str(time), "samples": [[0, 0], [1, 150], [2, 250]]})
     )
     page = page_of(FolderReader(tmp_path).read())
@@ -240,8 +240,8 @@ def test_of_several_ranks_the_first_is_shown_with_the_warnings_of_all(tmp_path: 
     assert index.session == {"codec": "that of session-rank0"}
     assert sorted(event["event"] for event in index.warnings) == ["session-rank0"] * 2 + ["session-rank1"] * 2
     assert [event["timestamp"][18] for event in index.warnings] == ["1", "1", "0", "0"]
-    assert index.pace is not None
-    assert index.pace.steps == (0, 7)
+    assert index.step_counts is not None
+    assert index.step_counts.steps == (0, 7)
     assert not index.unreadable
     page_of(index)
 
@@ -289,7 +289,7 @@ def test_a_damaged_manifest_is_listed_and_the_others_are_shown(tmp_path: Path, t
 def test_a_huge_manifest_is_listed_and_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(2**33)
-    for name in ("session.json", PACE_FILE):
+    for name in ("session.json", STEP_COUNTS_FILE):
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**33)
     (tmp_path / "good.json").write_text(manifest_of("good"))
@@ -297,7 +297,7 @@ def test_a_huge_manifest_is_listed_and_not_read(tmp_path: Path) -> None:
     assert [found.clip.name for found in index.clips] == ["good"]
     assert sorted(line.split(":")[0].split(" ")[0] for line in index.unreadable) == [
         "huge.json",
-        PACE_FILE,
+        STEP_COUNTS_FILE,
         "session.json",
     ]
 
@@ -462,19 +462,19 @@ def test_files_that_are_no_videos_have_no_pictures(tmp_path: Path) -> None:
     assert write_gallery(tmp_path).pictured == 0
 
 
-def pace(*samples: tuple[float, int]) -> Pace:
+def counts(*samples: tuple[float, int]) -> StepCounts:
     seconds, steps = zip(*samples, strict=True)
-    return Pace(started_at="2026-01-01T00:00:00+00:00", seconds=seconds, steps=steps)
+    return StepCounts(started_at="2026-01-01T00:00:00+00:00", seconds=seconds, steps=steps)
 
 
 def test_step_times_are_means_between_samples_and_waiting_is_none() -> None:
-    times = StepTimes.of(pace((0.0, 0), (1.0, 100), (2.0, 100), (3.0, 300), (3.0, 301)))
+    times = StepTimes.of(counts((0.0, 0), (1.0, 100), (2.0, 100), (3.0, 300), (3.0, 301)))
     assert list(times.seconds) == pytest.approx([0.01, 0.005])
     assert (times.starts, times.ends) == ((0, 100), (100, 300))
 
 
 def test_a_time_in_which_stepping_began_or_ended_is_no_step_time() -> None:
-    run = pace((0, 0), (1, 0), (2, 10), (3, 110), (4, 210), (5, 220), (6, 220), (7, 230), (8, 330), (9, 331))
+    run = counts((0, 0), (1, 0), (2, 10), (3, 110), (4, 210), (5, 220), (6, 220), (7, 230), (8, 330), (9, 331))
     times = StepTimes.of(run)
     assert list(times.seconds) == pytest.approx([0.01] * 3)
     assert (times.starts, times.ends) == ((10, 110, 230), (110, 210, 330))
@@ -482,40 +482,40 @@ def test_a_time_in_which_stepping_began_or_ended_is_no_step_time() -> None:
 
 
 def test_steps_slower_than_samples_take_as_long_as_they_took() -> None:
-    times = StepTimes.of(pace(*((quarter / 4, quarter // 4) for quarter in range(20))))
+    times = StepTimes.of(counts(*((quarter / 4, quarter // 4) for quarter in range(20))))
     assert list(times.seconds) == pytest.approx([1.0] * 3)
 
 
 def test_step_times_with_and_without_a_clip_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(manifest_of("a", start_step=100, end_step=199, segments=[]))
     clip = read_manifest(tmp_path / "a.json")
-    times = StepTimes.of(pace((0, 0), (0.1, 10), (1, 100), (3, 200), (4, 300), (5, 400)))
+    times = StepTimes.of(counts((0, 0), (0.1, 10), (1, 100), (3, 200), (4, 300), (5, 400)))
     assert step_time_line(times, [clip]) == "median 10\u202fms between clips, 20\u202fms while a clip is captured"
     assert step_time_line(times, []) == "median 10\u202fms between clips"
 
 
 def test_a_run_is_plotted_with_its_clips_marked(tmp_path: Path) -> None:
     (tmp_path / "a b.json").write_text(manifest_of("a b", start_step=100, end_step=199, segments=[]))
-    times = StepTimes.of(pace((0, 0), (0.1, 0), (1, 100), (3, 200), (4, 300)))
+    times = StepTimes.of(counts((0, 0), (0.1, 0), (1, 100), (3, 200), (4, 300)))
     plot = Page(run_plot(times, [read_manifest(tmp_path / "a b.json")]))
     (band,) = plot.all("rect", class_="band")
     assert float(band["x"]) == pytest.approx(1000 / 3, abs=1)
     assert float(band["width"]) == pytest.approx(1000 / 3, abs=1)
     assert plot.all("a")[0]["href"] == "#clip-a%20b"
-    assert run_plot(StepTimes.of(pace((0, 0))), []) == ""
+    assert run_plot(StepTimes.of(counts((0, 0))), []) == ""
 
 
 def test_a_clip_that_is_still_captured_reaches_to_where_the_run_is(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(manifest_of("a", start_step=100, end_step=None, segments=[], state="recording"))
     clip = read_manifest(tmp_path / "a.json")
-    times = StepTimes.of(pace((0, 0), (0.1, 10), (1, 100), (3, 200), (5, 300), (6, 400)))
+    times = StepTimes.of(counts((0, 0), (0.1, 10), (1, 100), (3, 200), (5, 300), (6, 400)))
     assert step_time_line(times, [clip]) == "median 10\u202fms between clips, 20\u202fms while a clip is captured"
     (band,) = Page(run_plot(times, [clip])).all("rect", class_="band")
     assert (float(band["x"]), float(band["width"])) == (250, 750)
 
 
 def test_a_wide_range_of_step_times_gets_a_logarithmic_axis() -> None:
-    times = StepTimes.of(pace((0, 0), (0.001, 1), (1, 2), (1.001, 3), (1.002, 4)))
+    times = StepTimes.of(counts((0, 0), (0.001, 1), (1, 2), (1.001, 3), (1.002, 4)))
     labels = Page(run_plot(times, [])).text
     assert "1\u202fms" in labels
     assert "100\u202fms" in labels
@@ -524,7 +524,7 @@ def test_a_wide_range_of_step_times_gets_a_logarithmic_axis() -> None:
 def test_clips_of_an_earlier_run_are_not_marked_on_the_plot(videos: Path) -> None:
     for step in (0, 100):
         os.utime(videos / f"rl-video-step-{step}.json", (1e9, 1e9))
-    (videos / PACE_FILE).write_text(
+    (videos / STEP_COUNTS_FILE).write_text(
         json.dumps({"schema": 1, "started_at": "2020-01-01T00:00:00+00:00", "samples": [[0, 0], [1, 150], [2, 250]]})
     )
     page = page_of(FolderReader(videos).read())
