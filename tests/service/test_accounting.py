@@ -413,7 +413,6 @@ class Accounting(RuleBasedStateMachine):
             self.drain()
             pool = self.producer._pool
             assert pool.has_room(pool.nbytes)
-            assert pool.outstanding == 0
             assert self.producer.admission.depth == self.producer.admission.nbytes == 0
             saved = sum(clip.frames.requested for clip in self.core.link.clips if self.indices.get(clip.name, 0) < 0)
             told = self.core.memory.training[TrainingWord.REQUESTED]
