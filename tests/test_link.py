@@ -1,139 +1,81 @@
-"""The event loop in its own thread, called from a thread that is interrupted."""
+"""What training has of its recording service: a latch to wait at, and the caller's log."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
-import anyio
-import anyio.lowlevel
-import pytest
+import structlog
 
-from stepreel.errors import RecordingError
-from stepreel.loop_thread import LoopThread
+from stepreel.link import HookCall, Latch, _CallerLog
 
 from .interruptions import Interruption
-from .recordings import poll_until
 
 
-class Content:
-    """Tells what becomes of it."""
-
-    def __init__(self, on_flush: Callable[[], None] = lambda: None) -> None:
-        self.events: list[str] = []
-        self._on_flush = on_flush
-
-    async def __aenter__(self) -> None:
-        self.events.append("opened")
-
-    async def __aexit__(self, *_: object) -> None:
-        try:
-            await anyio.lowlevel.checkpoint()
-        finally:
-            self.events.append("closed")
-
-    async def flush(self) -> None:
-        self._on_flush()
-        await anyio.sleep_forever()
+def test_whoever_waits_at_a_latch_passes_once_it_is_open_and_everybody_later() -> None:
+    latch = Latch()
+    passed: list[bool] = []
+    threads = [threading.Thread(target=lambda: passed.append(latch.wait())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert not latch.wait(0.01)
+    latch.open()
+    latch.open()
+    for thread in threads:
+        thread.join(10)
+    assert passed == [True] * 4
+    assert latch.wait(0.0)
 
 
-class Unopenable(Content):
-    async def __aenter__(self) -> None:
-        raise ValueError("it does not open")
-
-
-def opened(content: Content) -> LoopThread:
-    loop = LoopThread(content)
-    loop.open()
-    return loop
-
-
-def count_threads() -> int:
-    return sum(thread.name == "stepreel" for thread in threading.enumerate())
-
-
-def test_what_opening_raises_is_raised_in_the_calling_thread() -> None:
-    loop = LoopThread(Unopenable())
-    with pytest.raises(ValueError, match="does not open"):
-        loop.open()
-    loop.cut_short()
-    assert not count_threads()
-
-
-def test_a_flush_that_takes_too_long_says_so_and_can_be_followed_by_a_close() -> None:
-    content = Content()
-    loop = opened(content)
-    assert not loop.flush(0.01)
-    loop.close()
-    assert content.events == ["opened", "closed"]
-    assert loop.flush(None)  # Nothing is left to wait for.
-
-
-def test_closing_ends_a_flush_of_another_thread() -> None:
-    flushing = threading.Event()
-    content = Content(flushing.set)
-    loop = opened(content)
-    flusher = threading.Thread(target=loop.flush, args=(None,))
-    flusher.start()
-    flushing.wait()
-    loop.close()
-    flusher.join()
-    assert content.events == ["opened", "closed"]
-
-
-def test_a_call_from_the_loop_itself_is_refused() -> None:
-    errors: list[str] = []
-
-    def close() -> None:
-        try:
-            loop.close()
-        except RecordingError as exc:
-            errors.append(str(exc))
-
-    content = Content(close)
-    loop = opened(content)
-    loop.flush(0.01)
-    loop.cut_short()
-    assert len(errors) == 1
-
-
-def every_place(call: Callable[[], object]) -> Iterator[None]:
-    """Call it with an interruption at one instruction after the other; yield after each."""
+def test_a_wait_that_is_interrupted_anywhere_leaves_the_latch_as_it_was() -> None:
     for place in count():
+        shut, opened = Latch(), Latch()
+        opened.open()
         interruption = Interruption(place)
-        interruption.run(call)
-        yield
+
+        def use(shut: Latch = shut, opened: Latch = opened) -> None:
+            shut.wait(0.0)
+            opened.wait()
+
+        interruption.run(use)
+        assert not shut.wait(0.0)
+        shut.open()
+        assert shut.wait(1.0)
         if not interruption.came:
-            assert place > 5
-            return
+            break
+    assert place > 2
 
 
-def test_opening_that_is_interrupted_anywhere_leaves_nothing_open() -> None:
-    contents = [Content()]
-    loops = [LoopThread(contents[-1])]
-    for _ in every_place(lambda: loops[-1].open()):
-        loops[-1].cut_short()
-        poll_until(lambda: not count_threads())
-        contents.append(Content())
-        loops.append(LoopThread(contents[-1]))
-    assert all(content.events in ([], ["opened", "closed"]) for content in contents)
+def test_a_log_processor_of_the_caller_that_fails_is_told_of() -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def fail(*_: object) -> dict[str, object]:
+        raise ValueError("no")
+
+    log = _CallerLog(lambda event, **facts: told.append((event, facts)))
+    log._logger = structlog.wrap_logger(None, processors=[fail], wrapper_class=structlog.BoundLogger)
+    log.write("info", "clip.opened", {"clip": "one"})
+    assert told == [("log.failed", {"log_event": "clip.opened", "error": "ValueError: no"})]
 
 
-def test_closing_that_is_interrupted_anywhere_can_be_ended() -> None:
-    loops: list[LoopThread] = [opened(content := Content())]
-    for _ in every_place(lambda: loops[-1].close()):
-        loops[-1].cut_short()
-        poll_until(lambda: not count_threads())
-        assert content.events == ["opened", "closed"]
-        loops.append(opened(content := Content()))
-    loops[-1].close()
+def test_events_go_to_the_callers_own_log() -> None:
+    with structlog.testing.capture_logs() as lines:
+        _CallerLog(lambda event, **facts: None).write("warning", "worker.lost", {"status": -9})
+    assert lines == [{"event": "worker.lost", "log_level": "warning", "status": -9}]
 
 
-def test_flushing_that_is_interrupted_anywhere_does_not_keep_the_loop_from_closing() -> None:
-    loops: list[LoopThread] = [opened(content := Content())]
-    for _ in every_place(lambda: loops[-1].flush(0.0)):
-        loops[-1].close()
-        assert content.events == ["opened", "closed"]
-        loops.append(opened(content := Content()))
-    loops[-1].close()
+class Unspeakable(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("not even a text")
+
+
+def test_a_hook_may_raise_anything_and_is_over_all_the_same() -> None:
+    for error in (ValueError("no"), SystemExit(3), KeyboardInterrupt(), Unspeakable()):
+        events: list[object] = []
+
+        def call(error: BaseException = error) -> None:
+            raise error
+
+        HookCall(name="on_clip_closed", call=call, failed=events.append, done=lambda: events.append("done")).run()  # noqa: B023
+        assert events == [error, "done"]

@@ -33,6 +33,7 @@ from stepreel.transport.messages import (
     Trouble,
     decode,
     encode,
+    sendable,
     to_frame,
 )
 
@@ -99,6 +100,15 @@ def test_a_value_whose_text_raises_goes_as_its_type() -> None:
 
     facts = decode(encode(Trouble(event="e", kind="k", count=1, facts={"value": Silent()})), Trouble).facts
     assert facts == {"value": "Silent"}
+
+
+def test_facts_of_any_kind_can_be_sent() -> None:
+    nested: dict[str, Any] = {}
+    nested["itself"] = nested
+    facts = {"name": "half \udc80", "large": 2**70, "nested": nested, "keys": {1: {2}, np.int64(3): (4,)}}
+    found = decode(encode(Trouble(event="e", kind="k", count=1, facts=sendable(facts))), Trouble).facts
+    assert (found["name"], found["large"]) == ("half ?", str(2**70))
+    assert found["keys"] == {"1": [2], "3": [4]}
 
 
 def test_a_source_comes_out_as_it_went_in() -> None:
