@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,11 +28,11 @@ def frame(number: int, clip: int = 0) -> Frame:
     return Frame(number=number, clip=clip, step=number, pts=number, offset=0, nbytes=1, height=1, width=1)
 
 
-def work() -> ClipWork:
+def work(**facts: Any) -> ClipWork:
     progress = ClipProgress(
         index=0, name="a", stream="default", backend="b", start_step=0, frame_stride=1, fps=30.0, is_named=True
     )
-    return ClipWork(progress=progress, life=Life(), version=0)
+    return ClipWork(progress=progress, life=Life(), version=0, **facts)
 
 
 def test_a_worker_is_given_what_keeps_it_busy_for_two_looks_and_a_slow_one_two_frames() -> None:
@@ -57,29 +58,21 @@ def test_a_worker_is_starved_that_gets_a_fraction_of_the_processor_time_in_its_f
 
 
 def test_a_slot_is_doubtful_from_the_loss_of_a_worker_until_another_one_is_ready() -> None:
-    slot = WorkerSlot()
-    assert not slot.is_doubtful
-    slot.losses = 1
-    assert slot.is_doubtful
-    slot.is_ready = True
-    assert not slot.is_doubtful
+    assert not WorkerSlot().is_doubtful
+    assert WorkerSlot(losses=1).is_doubtful
+    assert not WorkerSlot(losses=1, is_ready=True).is_doubtful
 
 
 def test_whatever_a_worker_was_asked_for_is_owed() -> None:
-    slot, clip = WorkerSlot(), work()
-    slot.clips[0] = clip
-    assert not slot.owes_answer
-    clip.is_begun = True
-    assert not slot.owes_answer
-    for asked in ("is_end_sent", "is_repair_sent"):
-        setattr(clip, asked, True)
-        assert slot.owes_answer
-        setattr(clip, asked, False)
-    slot.in_flight.append(frame(1))
-    assert slot.owes_answer
-    slot.in_flight.clear()
-    slot.opening = 1
-    assert slot.owes_answer
+    def owes_answer(clip: ClipWork, **facts: Any) -> bool:
+        return WorkerSlot(is_ready=True, clips={0: clip}, **facts).owes_answer
+
+    assert not owes_answer(work())
+    assert not owes_answer(work(is_begun=True))
+    assert owes_answer(work(is_end_sent=True))
+    assert owes_answer(work(is_repair_sent=True))
+    assert owes_answer(work(), in_flight=deque([frame(1)]))
+    assert owes_answer(work(), opening=1)
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 3))
