@@ -82,6 +82,8 @@ class Service:
         self._stack = AsyncExitStack()
         run_now(self.service._open(self._stack))
         self._records = parts.records.run()
+        while self.read():  # It looks long before a worker is ready.
+            pass
 
     def read(self) -> bool:
         return self.service._look_once()
@@ -371,8 +373,7 @@ class Accounting(RuleBasedStateMachine):
             return
         self.look_along()
         recording = self.service.parts.recording
-        is_read_again = recording.queue.depth and self.service.parts.feed.read_before
-        if self.config.drop_policy in (DropPolicy.DROP_OLDEST, DropPolicy.THIN) and not is_read_again:
+        if self.config.drop_policy in (DropPolicy.DROP_OLDEST, DropPolicy.THIN):
             assert recording.queue.depth <= self.config.queue_depth
         for work in recording.works.values():
             assert work.progress.pending >= 0
