@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -58,7 +57,7 @@ class JournalFeed:
         self.named: Callable[[], None] = _nothing
         self.outcomes: dict[int, int] = {}
         self.renewals: list[tuple[int, int]] = []
-        self._folder = Path(description.folder)
+        self._folder = description.path
         self._memory = memory
         self._recording = recording
         self._dispatcher = dispatcher

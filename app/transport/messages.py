@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -76,7 +77,8 @@ class Deadlines(Message, frozen=True, kw_only=True):
 class ServiceDescription(Message, frozen=True, kw_only=True):
     """All that a service has to know of its recorder."""
 
-    folder: str
+    folder: bytes
+    """A path, which need not be text."""
     folder_is_shared: bool
     """Somebody else records into it."""
     stem: str
@@ -110,7 +112,7 @@ class ServiceDescription(Message, frozen=True, kw_only=True):
     @property
     def path(self) -> Path:
         """The output folder."""
-        return Path(self.folder)
+        return Path(os.fsdecode(self.folder))
 
 
 class ClipBegan(Message, frozen=True, kw_only=True):
