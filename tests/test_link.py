@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from stepreel import ClipState, Recorder, RecorderConfig
+from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.link import HookCall, Latch, _CallerLog
 
 from .interruptions import Interruption
@@ -79,3 +82,13 @@ def test_a_hook_may_raise_anything_and_is_over_all_the_same() -> None:
 
         HookCall(name="on_clip_closed", call=call, failed=events.append, done=lambda: events.append("done")).run()  # noqa: B023
         assert events == [error, "done"]
+
+
+def test_a_service_records_into_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    config = RecorderConfig(output_dir=tmp_path / "half \udc80", video_length=3, video_interval=0)
+    with Recorder(config, SyntheticBackend(width=64, height=48)) as recorder:
+        for _ in range(4):
+            recorder.step()
+    (clip,) = recorder.summary().clips
+    assert clip.state is ClipState.COMPLETE
+    assert all(path.exists() for path in clip.paths)
