@@ -53,7 +53,7 @@ def main() -> int:
     try:
         anyio.run(RecordingService(memory, connection).run)
     except BaseException:  # noqa: BLE001 - told where somebody may look for it.
-        append_crash(Path(description.folder), description.stem, traceback.format_exc())
+        append_crash(description.path, description.stem, traceback.format_exc())
         return 1
     return 0
 

@@ -140,14 +140,14 @@ class RecordingService:
         else:
             parts.log.info("session.opened", streams=self._describe_streams())
             if description.folder_is_shared:
-                parts.log.warning("session.folder_shared", folder=description.folder)
+                parts.log.warning("session.folder_shared", folder=str(description.path))
             await self._write_session()
         parts.checkpointer.write()
 
     async def _take_over_clips(self) -> None:
         parts = self._parts
         try:
-            entries = await parts.threads.run(os.listdir, parts.description.folder)
+            entries = await parts.threads.run(os.listdir, parts.description.path)
         except OSError:
             entries = []
         for work in list(parts.recording.works.values()):

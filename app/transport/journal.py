@@ -46,7 +46,7 @@ _RECORD = struct.Struct("<QHHiqqqqIII")
 _CHECKSUM = struct.Struct("<I")
 _NUMBER = struct.Struct("<Q")
 _TEXT_NBYTES = RECORD_NBYTES - _NUMBER.size
-_MOST_TEXT_NBYTES = 64 * _TEXT_NBYTES
+MOST_TEXT_NBYTES = 64 * _TEXT_NBYTES
 _MOST_BACKLOG = 4096
 _CHECKPOINT = struct.Struct("<QQI")
 _OUTCOME_BITS = 8
@@ -163,7 +163,7 @@ class JournalWriter:
     ) -> None:
         """Tell of anything else; text of more than 3,584 bytes is cut."""
         self.write_backlog()
-        record = Record(0, kind, clip, step, pts, offset, nbytes, height, width, text[:_MOST_TEXT_NBYTES])
+        record = Record(0, kind, clip, step, pts, offset, nbytes, height, width, text[:MOST_TEXT_NBYTES])
         if self._backlog or self._room() < record.places:
             self._keep(record)
         else:
