@@ -79,7 +79,7 @@ class AsyncRecorder:
         self._core = RecorderCore(config, backend, hooks, may_await=True)
         self._place = ServicePlace(service)
         self._resources = AsyncExitStack()
-        self._heard: anyio.Event | None = None
+        self._listener = _Listener(self._core.link)
         self._is_open = False
         self._is_used = False
         self._pid = os.getpid()
@@ -112,7 +112,7 @@ class AsyncRecorder:
             stack.callback(self._core.producer.close)
             await self._start(tasks)
             while not (link.is_ready or link.refusal or link.is_over):
-                await self._hear_more()
+                await self._listener.hear_more()
             # Not raised in here: a task group would wrap it.
             problem = link.refusal
             if problem is None:
@@ -269,14 +269,13 @@ class AsyncRecorder:
 
     async def _start(self, tasks: TaskGroup) -> None:
         link = self._core.link
-        link.changed = self._notify
         if self._place is ServicePlace.PROCESS:
             await anyio.to_thread.run_sync(link.start)
         else:
             ours, theirs = socket.socketpair()
             link.embed(ours)
             tasks.start_soon(self._serve, theirs)
-        tasks.start_soon(self._listen)
+        tasks.start_soon(self._listener.run)
 
     async def _serve(self, connection: socket.socket) -> None:
         """Run the recording service in this loop; a fault in it ends the recording, not the training."""
@@ -289,29 +288,6 @@ class AsyncRecorder:
                 self._core.link.failed(describe(exc))
                 connection.close()
 
-    async def _listen(self) -> None:
-        """Hear the service until there is nothing more to hear; cancelling the caller's scope does not end it."""
-        link = self._core.link
-        with anyio.CancelScope(shield=True):
-            try:
-                while not link.is_over:
-                    await self._hear_once(link)
-            finally:
-                link.is_over = True
-                self._notify()
-
-    async def _hear_once(self, link: Link) -> None:
-        for call in link.receive():
-            await call.run_async()
-        if link.needs_care:
-            link.cared(await anyio.to_thread.run_sync(link.care))
-        if link.is_over:
-            return
-        with anyio.move_on_after(_LISTEN_S) as scope:
-            await anyio.wait_readable(link.descriptors()[0])
-        if scope.cancelled_caught:
-            link.look()
-
     async def _stop(self, *, drop_waiting: bool) -> None:
         """Have the service end, and wait for it where somebody is to wait; cancelled, drop what waits."""
         link = self._core.link
@@ -321,13 +297,13 @@ class AsyncRecorder:
         waits = self._core.config.finish is Finish.WAIT or self._place is ServicePlace.EMBEDDED or drop_waiting
         link.ask_close(somebody_waits=waits, drop_waiting=drop_waiting)
         if not waits:
-            link.detach()
+            self._listener.leave()
             return
         try:
             with closing_bar(lambda: self._core.frames_left) as bar:
                 while not link.is_over:
                     with anyio.move_on_after(LOOK_S):
-                        await self._hear_more()
+                        await self._listener.hear_more()
                     self._core.producer.tell_rest()
                     bar.show()
         except BaseException:
@@ -335,22 +311,9 @@ class AsyncRecorder:
             with anyio.CancelScope(shield=True):
                 while not link.is_over:
                     with anyio.move_on_after(LOOK_S):
-                        await self._hear_more()
+                        await self._listener.hear_more()
                     self._core.producer.tell_rest()
             raise
-
-    async def _hear_more(self) -> None:
-        """Wait until the link has heard something."""
-        if self._core.link.is_over:
-            return
-        if self._heard is None:
-            self._heard = anyio.Event()
-        await self._heard.wait()
-
-    def _notify(self) -> None:
-        heard, self._heard = self._heard, None
-        if heard:
-            heard.set()
 
     async def _wait_for_room(self) -> None:
         """Capture what is held, each frame as soon as there is room, all within `block_timeout_s`."""
@@ -367,3 +330,55 @@ class AsyncRecorder:
     def _check_open(self) -> None:
         if not self._is_open:
             raise RecorderClosedError("the recorder is not open; use it inside its `with` block")
+
+
+class _Listener:
+    """The task that hears the service; cancelling the caller's scope does not end it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._heard: anyio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+        link.changed = self._notify
+
+    async def run(self) -> None:
+        """Hear the service until there is nothing more to hear."""
+        link = self._link
+        with anyio.CancelScope(shield=True) as self._scope:
+            try:
+                while not link.is_over:
+                    await self._hear_once(link)
+            finally:
+                link.is_over = True
+                self._notify()
+
+    async def hear_more(self) -> None:
+        """Wait until anything was heard."""
+        if self._link.is_over:
+            return
+        if self._heard is None:
+            self._heard = anyio.Event()
+        await self._heard.wait()
+
+    def leave(self) -> None:
+        """Hear nothing more; the service goes on by itself."""
+        if self._scope:
+            self._scope.cancel()
+        self._link.detach()
+
+    async def _hear_once(self, link: Link) -> None:
+        for call in link.receive():
+            await call.run_async()
+        if link.needs_care:
+            link.cared(await anyio.to_thread.run_sync(link.care))
+        if link.is_over:
+            return
+        with anyio.move_on_after(_LISTEN_S) as scope:
+            await anyio.wait_readable(link.descriptors()[0])
+        if scope.cancelled_caught:
+            link.look()
+
+    def _notify(self) -> None:
+        heard, self._heard = self._heard, None
+        if heard:
+            heard.set()

@@ -24,6 +24,7 @@ from stepreel import (
     ConfigurationError,
     DropPolicy,
     Episode,
+    Finish,
     Recorder,
     RecorderConfig,
     WorkerPriority,
@@ -228,6 +229,17 @@ def test_closing_in_the_background_returns_and_the_service_finishes(output_dir: 
     clip = read_manifest(output_dir / "rl-video-step-0.json")
     assert (clip.state, clip.frames.encoded, clip.ended) == (ClipState.COMPLETE, 60, None)
     assert not list(output_dir.glob(".stepreel*"))
+
+
+async def test_an_async_recorder_closes_in_the_background_too(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=0, finish=Finish.BACKGROUND)
+    async with AsyncRecorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.05)) as recorder:
+        for _ in range(20):
+            await recorder.step()
+        service = service_of()
+    assert not (output_dir / "rl-video-step-0.mp4").exists()
+    poll_until(lambda: ended(service))
+    assert read_manifest(output_dir / "rl-video-step-0.json").frames.encoded == 20
 
 
 def test_a_recorder_that_is_dropped_without_close_leaves_a_whole_clip_and_no_process(output_dir: Path) -> None:

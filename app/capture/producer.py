@@ -20,7 +20,7 @@ from .clips import Clips
 from .episodes import Episodes
 from .frame_pool import FramePool
 from .stream import Stream
-from .warnings import Warnings
+from .warnings import Warnings, guarded
 
 _LOOK_S = 0.0005
 
@@ -50,8 +50,8 @@ class Producer:
         self._clips.decides_later = self._episodes.decides_later
         config = replace(
             config,
-            episode_trigger=self._guarded(config.episode_trigger),
-            step_trigger=self._guarded(config.step_trigger),
+            episode_trigger=guarded(config.episode_trigger, self._warnings),
+            step_trigger=guarded(config.step_trigger, self._warnings),
         )
         longest = max(len(stream.prefix.encode()) for stream in streams)
         self._schedule = ClipSchedule(config, added_nbytes=longest - len(config.name_prefix.encode()))
@@ -249,23 +249,6 @@ class Producer:
                 raise
             except BaseException as exc:  # noqa: BLE001 - the recording is done; it is logged.
                 self._clips.warn_of_backend(exc)
-
-    def _guarded(self, trigger: Callable[[int], bool] | None) -> Callable[[int], bool] | None:
-        """Keep a trigger that raises from ending the training: it then doesn't fire."""
-        if trigger is None:
-            return None
-
-        def guarded(number: int) -> bool:
-            try:
-                return bool(trigger(number))
-            except KeyboardInterrupt:  # As likely the user's as the trigger's.
-                raise
-            except BaseException as exc:  # noqa: BLE001 - see above; it is logged.
-                self._warnings.warn("trigger.failed", type(exc).__name__, error=describe(exc), number=number)
-                return False
-
-        guarded.__qualname__ = getattr(trigger, "__qualname__", type(trigger).__qualname__)
-        return guarded
 
 
 class _Calls:

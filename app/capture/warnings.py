@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
+from ..errors import describe
 from ..transport.journal import MOST_TEXT_NBYTES, JournalWriter, Kind
 from ..transport.messages import Trouble, encode, sendable
 
@@ -46,3 +48,21 @@ class Warnings:
         if len(text) > MOST_TEXT_NBYTES:  # Cut, it could not be read.
             text = encode(replace(trouble, facts={}))
         self._journal.write(Kind.TROUBLE, text=text)
+
+
+def guarded(trigger: Callable[[int], bool] | None, warnings: Warnings) -> Callable[[int], bool] | None:
+    """Return a trigger that does not fire where the user's raises: that ends neither training nor recording."""
+    if trigger is None:
+        return None
+
+    def guard(number: int) -> bool:
+        try:
+            return bool(trigger(number))
+        except KeyboardInterrupt:  # As likely the user's as the trigger's.
+            raise
+        except BaseException as exc:  # noqa: BLE001 - see above; it is logged.
+            warnings.warn("trigger.failed", type(exc).__name__, error=describe(exc), number=number)
+            return False
+
+    guard.__qualname__ = getattr(trigger, "__qualname__", type(trigger).__qualname__)
+    return guard

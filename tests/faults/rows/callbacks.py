@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import evidence
 from ..evidence import require
 from ..harness import Try
@@ -27,7 +29,7 @@ def async_callbacks_raise(one: Try) -> int:
     return 0
 
 
-def _record(one: Try, program: str, rudeness: str, **options: str) -> None:
+def _record(one: Try, program: str, rudeness: str, **options: Any) -> None:
     training = one.start(program, rudeness=rudeness, steps=_STEPS, **options)
     training.end_well()
     one.nothing_runs()
