@@ -305,3 +305,4 @@ class _Listener:
         finally:
             self.opened.open()
             self.over.open()
+            link.reap()

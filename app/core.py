@@ -23,7 +23,7 @@ from .statistics import ServiceStatistics, Statistics, Summary
 from .storage.folder_lock import FolderLock
 from .storage.session_files import launched_rank, session_stem
 from .transport.control_bytes import TRAINING_IS_IDLE
-from .transport.messages import Deadlines, ServiceDescription, encode
+from .transport.messages import Deadlines, ServiceDescription, encode, sendable
 from .transport.shared_memory import MOST_STREAMS, Layout, SharedMemory, TrainingWord, aligned
 
 DEADLINES = Deadlines()
@@ -155,7 +155,7 @@ class RecorderCore:
     def _describe(self, hooks: Hooks, stem: str) -> ServiceDescription:
         config = self.config
         return ServiceDescription(
-            folder=str(self.folder),
+            folder=os.fsencode(self.folder),
             folder_is_shared=self._lock is not None and self._lock.is_shared,
             stem=stem,
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -164,7 +164,7 @@ class RecorderCore:
             training_thread=threading.get_native_id(),
             environment=worker_environment(self._streams),
             sources=[stream.to_description() for stream in self._streams],
-            configuration=config.to_json(),
+            configuration=sendable(config.to_json()),
             keep_last_n_clips=config.keep_last_n_clips,
             ring_s=config.ring_s,
             ring_bytes=config.ring_bytes,

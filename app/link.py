@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
+from .child_process import ChildProcess
 from .clip import Clip
 from .errors import CodecUnavailableError, RecordingError, StepreelError, WorkerError, describe
 from .interfaces import AsyncClipHook, AsyncSegmentHook, ClipHook, SegmentHook
@@ -81,9 +81,11 @@ class HookCall:
             returned = self.call()
             if isinstance(returned, Awaitable):
                 await returned
-        except Exception as exc:  # noqa: BLE001 - see above; a cancellation passes.
-            self.failed(exc)
-        except (SystemExit, KeyboardInterrupt) as exc:
+        except BaseException as exc:
+            from anyio import get_cancelled_exc_class  # Whoever awaits has it.
+
+            if isinstance(exc, get_cancelled_exc_class() | GeneratorExit):
+                raise
             self.failed(exc)
         self.done()
 
@@ -232,6 +234,10 @@ class Link:
         """Hear nothing more; the service goes on by itself."""
         self._service.leave()
         self._end()
+
+    def reap(self) -> None:
+        """Wait until a service that was left has ended, so that no trace of it stays behind. Blocks."""
+        self._service.reap()
 
     def disown(self) -> None:
         """Be of no effect in a process that was forked."""
@@ -384,7 +390,8 @@ class _ServiceProcess:
         self.ended_well = False
         self._memory = memory
         self._folder = folder
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
+        self._left: ChildProcess | None = None
         self._output: IO[bytes] | None = None
         self._watch = -1
         self._socket: socket.socket | None = None
@@ -398,16 +405,14 @@ class _ServiceProcess:
         arguments = [sys.executable, "-P", "-m", "stepreel.service", f"--memory={self._memory.fd}"]
         arguments += [f"--socket={theirs.fileno()}", f"--folder={self._folder}", f"--training={os.getpid()}"]
         try:
-            self._popen = subprocess.Popen(
+            # In a process group of its own: a Ctrl-C on the terminal is training's to answer. Not in a session of its
+            # own: Linux would then give it, and its workers, a full share of the processor as a group
+            # (`sched_autogroup_enabled`).
+            self._process = ChildProcess(
                 arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=(self._memory.fd, theirs.fileno()),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                # A Ctrl-C on the terminal is training's to answer. Not a session of its own: Linux would then give
-                # it, and its workers, a full share of the processor as a group (`sched_autogroup_enabled`).
-                process_group=0,
+                environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                output=self._output.fileno(),
+                kept=(self._memory.fd, theirs.fileno()),
             )
         except OSError as exc:
             ours.close()
@@ -415,7 +420,7 @@ class _ServiceProcess:
         finally:
             theirs.close()
         with suppress(AttributeError, OSError):
-            self._watch = os.pidfd_open(self._popen.pid)
+            self._watch = os.pidfd_open(self._process.pid)
         self.adopt(ours, is_own=True)
 
     def adopt(self, connection: socket.socket, *, is_own: bool = False) -> None:
@@ -463,8 +468,8 @@ class _ServiceProcess:
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._popen:
-            self._popen.kill()
+        if self._process:
+            self._process.kill()
 
     def end(self) -> str:
         """Let go of the process, which is gone or goes on without being heard; return the end of its output."""
@@ -475,29 +480,33 @@ class _ServiceProcess:
         if watch >= 0:
             os.close(watch)
         words = ""
-        if self._popen and self._output:
-            with suppress(subprocess.TimeoutExpired):
-                self._popen.wait(_END_S)
-            self.ended_well = self._popen.returncode == 0
-            words = f"status {self._popen.returncode}: {_tail_of(self._output)}"
-        if self._output:
-            self._output.close()
+        output, self._output = self._output, None
+        if self._process and output:
+            status = self._process.wait(_END_S)
+            self.ended_well = status == 0
+            words = f"status {status}: {_tail_of(output)}"
+        if output:
+            output.close()
         return words
 
     def leave(self) -> None:
-        """Let go of the process, which goes on by itself, without waiting for it."""
-        popen, self._popen = self._popen, None
+        """Let go of the process, which goes on by itself, without waiting for it; `reap` does that."""
+        self._left, self._process = self._process, None
         self.end()
-        if popen:
-            popen.returncode = 0  # Else Python would warn of it; the system takes care of it when this process ends.
+
+    def reap(self) -> None:
+        """Wait for the end of a process that was left, which else would stay in the list of processes. Blocks."""
+        left, self._left = self._left, None
+        if left:
+            left.reap()
 
     def disown(self) -> None:
         """Let go of all of it in a process that was forked: it is the parent's."""
-        self._popen = None
+        self._process = self._left = None
         self.end()
 
     def _has_ended(self) -> bool:
-        return self._popen is not None and self._popen.poll() is not None
+        return self._process is not None and self._process.poll() is not None
 
 
 class _CallerLog:

@@ -23,25 +23,22 @@ class Admission:
         self.waits = config.drop_policy is DropPolicy.BLOCK
         """Whether a frame without room waits for it, instead of being refused."""
         self.depth_high_water = 0
-        self._memory = memory
+        self._training, self._service = memory.training, memory.service
         self._pool = pool
         self._queue_bytes = config.queue_bytes
         is_strict = config.drop_policy in (DropPolicy.BLOCK, DropPolicy.DROP_NEWEST)
         self._depth = config.queue_depth if is_strict else config.queue_depth + max(_LEAST_SLACK, config.queue_depth)
         self._most_nbytes = config.queue_bytes if is_strict else memory.layout.pool_nbytes
-        self._most_outstanding = memory.layout.record_count // 2
 
     @property
     def depth(self) -> int:
         """Frames that wait for a worker."""
-        memory = self._memory
-        return max(memory.training[TrainingWord.FRAMES] - memory.service[ServiceWord.FRAMES_TAKEN], 0)
+        return max(self._training[TrainingWord.FRAMES] - self._service[ServiceWord.FRAMES_TAKEN], 0)
 
     @property
     def nbytes(self) -> int:
         """Their bytes."""
-        memory = self._memory
-        return max(memory.training[TrainingWord.FRAME_NBYTES] - memory.service[ServiceWord.FRAME_NBYTES_TAKEN], 0)
+        return max(self._training[TrainingWord.FRAME_NBYTES] - self._service[ServiceWord.FRAME_NBYTES_TAKEN], 0)
 
     def fits(self, nbytes: int) -> bool:
         """Whether a capture of that size could ever be admitted."""
@@ -49,22 +46,25 @@ class Admission:
 
     def is_wanted(self, request: CaptureRequest, stream: int) -> bool:
         """Whether a clip that the service has thinned still takes the frame."""
-        word = self._memory.service[ServiceWord.GRIDS + stream]
-        clip, power = word >> 8, word & 0xFF
-        return not word or clip != request.clip.clip_index or is_on_grid(1 << power, request.pts)
+        word = self._service[ServiceWord.GRIDS + stream]
+        power = word & 0xFF
+        return not power or word >> 8 != request.clip.clip_index or is_on_grid(1 << power, request.pts)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether a capture of that size may be made now."""
+        training, service = self._training, self._service
         return (
-            self.depth < self._depth
-            and self.nbytes + nbytes <= self._most_nbytes
-            and self._pool.outstanding < self._most_outstanding
+            training[TrainingWord.FRAMES] - service[ServiceWord.FRAMES_TAKEN] < self._depth
+            and training[TrainingWord.FRAME_NBYTES] - service[ServiceWord.FRAME_NBYTES_TAKEN] + nbytes
+            <= self._most_nbytes
             and self._pool.has_room(nbytes)
         )
 
     def published(self, nbytes: int) -> None:
         """Count a frame that is in the journal."""
-        training = self._memory.training
+        training = self._training
         training[TrainingWord.FRAME_NBYTES] += nbytes
-        training[TrainingWord.FRAMES] += 1
-        self.depth_high_water = max(self.depth_high_water, self.depth)
+        frames = training[TrainingWord.FRAMES] = training[TrainingWord.FRAMES] + 1
+        depth = frames - self._service[ServiceWord.FRAMES_TAKEN]
+        if depth > self.depth_high_water:
+            self.depth_high_water = depth

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..clip import CaptureRequest, DropCause, Frame, Snapshot
-from ..errors import SourceChangedError, describe
+from ..errors import CaptureError, SourceChangedError, describe
 from ..interfaces import PendingSnapshot
 from ..statistics import Timings
 from ..transport.journal import CAUSES, JournalWriter, Kind
@@ -179,25 +179,19 @@ class Captures:
         return True
 
     def _publish(self, stream: Stream, request: CaptureRequest, capture: Frame | Snapshot, slot: PoolSlot) -> None:
-        height, width = (int(capture.height), int(capture.width)) if isinstance(capture, Frame) else (0, 0)
-        nbytes = int(capture.nbytes)
-        if not 0 < nbytes <= slot.room:
-            error = f"the backend announced {nbytes} bytes, and asked its slot for {slot.room}"
+        try:
+            height, width, nbytes = _measure(capture, slot.room)
+        except KeyboardInterrupt:
             self._drop(request, DropCause.CAPTURE_FAILED, slot)
-            self._warnings.warn("capture.failed", "size", error=error, step=request.step)
-            self.lost(f"a capture failed: {error}")
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever it is instead of a capture costs this frame.
+            self._fail(request, slot, exc)
             return
         stream.capture_nbytes = nbytes
         number = self._journal.next_number()
         self._pool.hand_over(number, slot)
         if self._journal.write_frame(
-            clip=request.clip.clip_index,
-            step=request.step,
-            pts=request.pts,
-            offset=slot.offset,
-            nbytes=nbytes,
-            height=height,
-            width=width,
+            number, request.clip.clip_index, request.step, request.pts, slot.offset, nbytes, height, width
         ):
             self._admission.published(nbytes)
         else:
@@ -229,6 +223,19 @@ class Captures:
             width=request.clip.frame_stride,
             height=CAUSES.index(cause),
         )
+
+
+def _measure(capture: Frame | Snapshot, room: int) -> tuple[int, int, int]:
+    """Return height, width and bytes of a capture. Raises `CaptureError`, or what its numbers raise."""
+    nbytes = int(capture.nbytes)
+    if not 0 < nbytes <= room:
+        raise CaptureError(f"the backend announced {nbytes} bytes, and asked its slot for {room}")
+    if not isinstance(capture, Frame):
+        return 0, 0, nbytes
+    height, width = int(capture.height), int(capture.width)
+    if height < 1 or height * width * 3 != nbytes:
+        raise CaptureError(f"the backend announced a picture of {width}x{height} pixels and {nbytes} bytes")
+    return height, width, nbytes
 
 
 def _no_twin(request: CaptureRequest) -> CaptureRequest | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import CaptureError
 from ..transport.journal import ReleaseReader
-from ..transport.shared_memory import ServiceWord, SharedMemory, aligned
+from ..transport.shared_memory import PAGE, ServiceWord, SharedMemory, aligned
 
 _FAULT_AROUND_NBYTES = 65536
 """The kernel's `fault_around_bytes`, by default."""
@@ -30,7 +30,7 @@ class FramePool:
         self._sharers: dict[int, int] = {}
         """By offset, how many slots besides one hold the memory there."""
         self._end = memory.layout.nbytes
-        self._populated = lambda: memory.service[ServiceWord.POPULATED]
+        self._service = memory.service
         self._touched = memory.layout.pool
         """Up to where this process has mapped the pages."""
         self._handed_over: dict[int, PoolSlot] = {}
@@ -50,14 +50,15 @@ class FramePool:
 
     def take_back(self) -> None:
         """Free what the service has released."""
-        for number in self._releases.read():
-            slot = self._handed_over.pop(number, None)
-            if slot:
-                slot.release()
+        if self._releases.has_more():
+            for number in self._releases.read():
+                slot = self._handed_over.pop(number, None)
+                if slot:
+                    slot.release()
 
     def map_populated(self) -> None:
         """Map all pages that the service has faulted in by now, before training pays for it capture by capture."""
-        end = min(self._populated(), self._end)
+        end = min(self._service[ServiceWord.POPULATED], self._end)
         if end > self._touched:
             self._touch(self._touched, end)
 
@@ -69,7 +70,9 @@ class FramePool:
     def has_room(self, nbytes: int) -> bool:
         """Whether a capture of that size finds room now."""
         self.take_back()
-        return self._place_for(aligned(nbytes)) is not None
+        free = self._free
+        # The last extent is all that was never used, as a rule.
+        return bool(free) and (free[-1][1] >= nbytes + PAGE or self._place_for(aligned(nbytes)) is not None)
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -77,7 +80,10 @@ class FramePool:
         self._handed_over.clear()
 
     def _place_for(self, room: int) -> int | None:
-        return next((place for place, (_, free) in enumerate(self._free) if free >= room), None)
+        for place, (_, free) in enumerate(self._free):
+            if free >= room:
+                return place
+        return None
 
     def _take(self, nbytes: int) -> int | None:
         self.take_back()

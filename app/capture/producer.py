@@ -180,7 +180,8 @@ class Producer:
         failure, self._failure = self._failure, None  # Of an earlier call: this one's is told by the next.
         try:  # An interruption (Ctrl-C) may come anywhere in here.
             if self._calls.begin():
-                self._journal.write_backlog()
+                if self._journal.has_backlog:
+                    self._journal.write_backlog()
                 if self.captures.are_on_their_way:
                     self.captures.publish_arrived(wait=False)
                 act()

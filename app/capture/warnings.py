@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..transport.journal import JournalWriter, Kind
-from ..transport.messages import Trouble, encode
+from msgspec.structs import replace
+
+from ..transport.journal import MOST_TEXT_NBYTES, JournalWriter, Kind
+from ..transport.messages import Trouble, encode, sendable
 
 _INTERVAL_S = 1.0
 _MOST_TEXT = 500
@@ -39,5 +41,8 @@ class Warnings:
 
     def _write(self, event: str, kind: str, count: int, facts: dict[str, Any]) -> None:
         short = {name: value[:_MOST_TEXT] if isinstance(value, str) else value for name, value in facts.items()}
-        text = encode(Trouble(event=event, kind=kind[:_MOST_TEXT], count=count, facts=short))
+        trouble = Trouble(event=event, kind=kind[:_MOST_TEXT], count=count, facts=sendable(short))
+        text = encode(trouble)
+        if len(text) > MOST_TEXT_NBYTES:  # Cut, it could not be read.
+            text = encode(replace(trouble, facts={}))
         self._journal.write(Kind.TROUBLE, text=text)

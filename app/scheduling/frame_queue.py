@@ -98,13 +98,6 @@ class FrameQueue(Generic[FrameT]):
         """Take every waiting frame of a clip out."""
         return [self._take(clip, pts) for pts in list(self._waiting.get(clip, ()))]
 
-    def take_until(self, clip: int, step: int) -> list[FrameT]:
-        """Take the frames of a clip out that come no later than a step."""
-        taken: list[FrameT] = []
-        while (frames := self._waiting.get(clip)) and frames.first_step <= step:
-            taken.append(self._take(clip, frames.first))
-        return taken
-
     def is_wanted(self, clip: int, pts: int) -> bool:
         """Whether a clip, thinned as it may be, takes a frame."""
         return is_on_grid(self.grids.get(clip, 1), pts)

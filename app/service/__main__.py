@@ -43,6 +43,7 @@ def main() -> int:
         Path("/proc/self/comm").write_bytes(_TITLE)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    _close_all_but(0, 1, 2, arguments.memory, arguments.socket)
     memory = SharedMemory.attach(arguments.memory)
     description = decode(memory.description, ServiceDescription)
     if description.worker_priority is not WorkerPriority.NORMAL:
@@ -52,9 +53,17 @@ def main() -> int:
     try:
         anyio.run(RecordingService(memory, connection).run)
     except BaseException:  # noqa: BLE001 - told where somebody may look for it.
-        append_crash(Path(description.folder), description.stem, traceback.format_exc())
+        append_crash(description.path, description.stem, traceback.format_exc())
         return 1
     return 0
+
+
+def _close_all_but(*kept: int) -> None:
+    """Close what training lets programs inherit: a port, a pipe to another program; this one may outlive training."""
+    for entry in os.listdir("/dev/fd"):
+        if int(entry) not in kept:
+            with suppress(OSError):  # That of the listing itself is closed already.
+                os.close(int(entry))
 
 
 def _parser() -> argparse.ArgumentParser:

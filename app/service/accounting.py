@@ -123,6 +123,11 @@ class ClipProgress(msgspec.Struct, kw_only=True, tag="clip"):
         return len(self.pending_steps)
 
     @property
+    def open_count(self) -> int:
+        """Frames that went into the open segment."""
+        return self.open_steps.count if self.open_steps else 0
+
+    @property
     def is_silent(self) -> bool:
         """Whether nobody is to hear of it."""
         return False

@@ -104,7 +104,7 @@ class Checkpointer:
         self._released = state.released
         self._feed.reader.position = state.position
         self._feed.is_closed = state.is_closed
-        self._feed.read_before = self._feed.reader.head
+        self._feed.read_before = self._words[ServiceWord.READ]
         self._feed.outcomes = self._room.outcomes_since(state.released)
         for offset, nbytes in state.renewals:
             self._feed.load_renewal(offset, nbytes)

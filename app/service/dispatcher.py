@@ -138,9 +138,7 @@ class Dispatcher:
 
     def settle_returned(self, slot: WorkerSlot, work: ClipWork, saved: Segment | None) -> None:
         """Count the unreported frames that did get into a segment, and those that no worker survives."""
-        # A service that took over has read again what the worker before had; it waits in the queue.
-        read_again = self._recording.queue.take_until(work.index, saved.last_step) if saved else ()
-        for frame in (*slot.take_returned(work.index), *read_again):
+        for frame in slot.take_returned(work.index):
             if saved and frame.step <= saved.last_step:
                 self._recording.encoded(frame)
             elif frame.crash_count >= _MOST_CRASHES:

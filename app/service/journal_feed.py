@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -58,7 +57,7 @@ class JournalFeed:
         self.named: Callable[[], None] = _nothing
         self.outcomes: dict[int, int] = {}
         self.renewals: list[tuple[int, int]] = []
-        self._folder = Path(description.folder)
+        self._folder = description.path
         self._memory = memory
         self._recording = recording
         self._dispatcher = dispatcher
@@ -153,9 +152,11 @@ class JournalFeed:
         outcome = self.outcomes.get(record.number)
         if outcome is not None:
             self._recording.settled_before(frame, None if outcome == ENCODED else CAUSES[outcome - 1])
-            return
-        taken = self._recording.capture(frame, is_read_again=record.number < self.read_before)
-        if taken:
+        elif record.number < self.read_before:
+            # Perhaps a worker had it: then it is in a segment that will be repaired, and no policy may drop it before.
+            if self._recording.accept(frame):
+                self._dispatcher.return_frame(frame)
+        elif taken := self._recording.capture(frame):
             self._warn_of_full_queue(len(taken))
 
     def _count_dropped(self, record: Record) -> None:

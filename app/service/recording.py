@@ -46,6 +46,8 @@ class Recording:
         self.frames_read = 0
         self.nbytes_read = 0
         self.clips_begun = 0
+        self.used_nbytes = 0
+        """Up to where captures have used the shared memory."""
         self.capture_nbytes = max((one.nbytes or 0 for one in description.sources), default=0)
         self.is_changed = True
         self.settled: Callable[[ClipWork], None] = _nothing
@@ -61,22 +63,11 @@ class Recording:
         self.is_changed = True
         return work
 
-    def capture(self, frame: Frame, *, is_read_again: bool = False) -> tuple[Frame, ...]:
-        """Take a frame that training has captured; return what the drop policy took, the frame itself perhaps.
-
-        `is_read_again`: A service before this one had it, and perhaps a worker, too: it is in a segment then that will
-        be repaired.
-        """
-        work = self.works.get(frame.clip)
-        self._count_read(frame)
-        if work is None or not work.life.is_captured:
-            self._room.settle(frame, DropCause.CLOSED)
+    def capture(self, frame: Frame) -> tuple[Frame, ...]:
+        """Take a frame that training has captured; return what the drop policy took, the frame itself perhaps."""
+        if not self.accept(frame):
             return ()
-        self.capture_nbytes = frame.nbytes
-        work.progress.frame_requested(frame.step)
-        if self.spool:
-            self.spool.captured(work, frame)
-        if self._is_admitted_before or is_read_again:
+        if self._is_admitted_before:
             self.queue.put_anyway(frame)
             return ()
         admitted = self.queue.put(frame)
@@ -84,6 +75,20 @@ class Recording:
         for one in taken:
             self.drop(one, DropCause.QUEUE_FULL)
         return taken
+
+    def accept(self, frame: Frame) -> bool:
+        """Count a frame as captured; False where it is of no clip that is captured, and nothing comes of it."""
+        work = self.works.get(frame.clip)
+        self._count_read(frame)
+        if work is None or not work.life.is_captured:
+            self._room.settle(frame, DropCause.CLOSED)
+            return False
+        self.capture_nbytes = frame.nbytes
+        self.used_nbytes = max(self.used_nbytes, frame.offset + frame.nbytes)
+        work.progress.frame_requested(frame.step)
+        if self.spool:
+            self.spool.captured(work, frame)
+        return True
 
     def settled_before(self, frame: Frame, cause: DropCause | None) -> None:
         """Count a frame that a service before this one has settled."""

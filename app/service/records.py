@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ..clip import Clip, Segment, SnapshotFile
 from ..errors import OutputError, describe
@@ -47,7 +46,7 @@ class Records:
         progress: Notifier,
         batching: Batching,
     ) -> None:
-        self._folder = Path(description.folder)
+        self._folder = description.path
         self._keep_last_n_clips = description.keep_last_n_clips
         self._prefixes = {source.stream: source.prefix for source in description.sources}
         self._log = log

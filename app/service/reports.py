@@ -86,6 +86,8 @@ class Reports:
                     self._log.trouble("video.padded", kind=progress.name, width=reply.width, height=reply.height)
                 self._records.note(work)
             case protocol.SegmentClosed():
+                if reply.segment.frames > progress.open_count:
+                    raise WorkerError(f"the worker closed {reply.segment.file}, and has not reported all frames in it")
                 progress.segment_closed(reply.segment)
                 self._recording.is_changed = True
                 self._records.segment_closed(work, reply.segment)
@@ -94,6 +96,8 @@ class Reports:
             case protocol.SegmentLost():
                 self._segment_lost(slot, work, reply)
             case protocol.ClipDone():
+                if not work.is_end_sent or progress.pending:
+                    raise WorkerError(f"the worker ended {progress.name}, and has not reported all of its frames")
                 self._dispatcher.finish(slot, work)
 
     def _drawn_by(self, stream: str, renderer: str) -> None:
@@ -128,6 +132,8 @@ class Reports:
         progress = work.progress
         if not isinstance(progress, RingProgress):
             return
+        if progress.is_saved or not work.is_end_sent:
+            raise WorkerError("the worker wrote last seconds that it was not asked for")
         progress.saved(reply.steps, width=reply.width, height=reply.height, codec=reply.codec)
         if reply.cause:
             self._log.trouble("ring.not_saved", kind=reply.cause, clip=progress.name, error=reply.message)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.files import open_appending, replace_whole
-from ..transport.messages import Logged
+from ..transport.messages import Logged, sendable
 from .waking import Notifier
 
 _REPEAT_S = 10.0
@@ -97,7 +97,7 @@ class SessionLog:
 
     def _log(self, level: str, event: str, facts: dict[str, Any]) -> None:
         self.append(level, event, facts)
-        self._hand_over(Logged(event=event, level=level, facts=facts))
+        self._hand_over(Logged(event=event, level=level, facts=sendable(facts)))
 
 
 def write_session(path: Path, facts: Mapping[str, Any], *, training_process: int, program: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 
 from ..clip import DropCause, SnapshotFile
 from ..errors import OutputError
@@ -46,7 +45,7 @@ class SnapshotSpool:
         threads: Threads,
     ) -> None:
         self._description = description
-        self._folder = Path(description.folder)
+        self._folder = description.path
         self._sources = sources
         self._bytes_of = bytes_of
         self._let_go = let_go

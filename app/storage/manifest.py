@@ -338,7 +338,7 @@ def _parse(data: bytes) -> _Manifest:
         raise _explained(data, str(exc)) from exc
     except RecursionError as exc:
         raise _FieldError("it is nested too deep") from exc
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         place = re.search(r"\(byte (\d+)\)", str(exc))
         found = f" at {data[int(place[1]) :][:20]!a}" if place else ""
         raise _FieldError(f"no JSON: {' '.join(str(exc).split())}{found}") from exc

@@ -46,10 +46,14 @@ _RECORD = struct.Struct("<QHHiqqqqIII")
 _CHECKSUM = struct.Struct("<I")
 _NUMBER = struct.Struct("<Q")
 _TEXT_NBYTES = RECORD_NBYTES - _NUMBER.size
-_MOST_TEXT_NBYTES = 64 * _TEXT_NBYTES
+MOST_TEXT_NBYTES = 64 * _TEXT_NBYTES
 _MOST_BACKLOG = 4096
 _CHECKPOINT = struct.Struct("<QQI")
 _OUTCOME_BITS = 8
+_HEAD = TrainingWord.HEAD
+_RETAINED = ServiceWord.RETAINED
+_FRAME = 2
+"""`Kind.FRAME`, without the enumeration."""
 
 
 class Kind(IntEnum):
@@ -57,7 +61,7 @@ class Kind(IntEnum):
 
     CLIP_BEGAN = 1
     """Text: a `ClipBegan`."""
-    FRAME = 2
+    FRAME = _FRAME
     """A capture lies in the pool."""
     FRAMES_DROPPED = 3
     """Frames from `step` to `pts`, `width` apart, were asked for and come to nothing. `height`: number of the cause."""
@@ -103,27 +107,45 @@ class JournalWriter:
     def __init__(self, memory: SharedMemory) -> None:
         layout = memory.layout
         self._memory = memory
-        self._ring = memory.view[layout.journal : layout.journal + layout.record_count * RECORD_NBYTES]
+        self._ring = memory.part(layout.journal, layout.record_count * RECORD_NBYTES)
         self._mask = layout.record_count - 1
-        self._reserve = layout.record_count // 4
-        """Places that frames leave to what ends a clip."""
+        self._training, self._service = memory.training, memory.service
+        self._most_frames = layout.record_count - layout.record_count // 4
+        """Places that frames may take; the rest is left to what ends a clip."""
         self._backlog: deque[Record] = deque()
         self.lost = 0
         """Messages that found no room in the backlog either."""
 
     def next_number(self) -> int:
         """Return the number that `write_frame` gives to its record."""
-        self.write_backlog()
-        return self._memory.training[TrainingWord.HEAD]
+        if self._backlog:
+            self.write_backlog()
+        return self._training[_HEAD]
 
     def write_frame(
-        self, *, clip: int, step: int, pts: int, offset: int, nbytes: int, height: int = 0, width: int = 0
+        self, number: int, clip: int, step: int, pts: int, offset: int, nbytes: int, height: int, width: int
     ) -> bool:
-        """Tell of a capture; False, and nothing is written, where there is no room."""
-        if self._backlog or self._room() <= self._reserve:
+        """Tell of a capture; False, and nothing is written, where there is no room.
+
+        Args:
+            number: As `next_number` returned it just now.
+            clip: Index of the clip.
+            step: The step shown.
+            pts: Place on the clip's timeline.
+            offset: Of the capture in the shared memory.
+            nbytes: Bytes of the capture.
+            height: Pixels; 0: a snapshot.
+            width: Pixels.
+        """
+        if self._backlog or number - self._service[_RETAINED] >= self._most_frames:
             return False
-        number = self._memory.training[TrainingWord.HEAD]
-        self._put(Record(number, Kind.FRAME, clip, step, pts, offset, nbytes, height, width))
+        # Each captured step does this, with a cold cache: it touches as little as can be.
+        place = (number & self._mask) * RECORD_NBYTES
+        head = _RECORD.pack(number, _FRAME, 0, clip, step, pts, offset, nbytes, height, width, 0)
+        self._ring[place : place + RECORD_NBYTES] = head + _CHECKSUM.pack(zlib.crc32(head))
+        if store_barrier:
+            store_barrier()
+        self._training[_HEAD] = number + 1
         return True
 
     def write(
@@ -141,7 +163,7 @@ class JournalWriter:
     ) -> None:
         """Tell of anything else; text of more than 3,584 bytes is cut."""
         self.write_backlog()
-        record = Record(0, kind, clip, step, pts, offset, nbytes, height, width, text[:_MOST_TEXT_NBYTES])
+        record = Record(0, kind, clip, step, pts, offset, nbytes, height, width, text[:MOST_TEXT_NBYTES])
         if self._backlog or self._room() < record.places:
             self._keep(record)
         else:
@@ -182,7 +204,8 @@ class JournalWriter:
             place = ((number + 1 + following) & self._mask) * RECORD_NBYTES
             part = text[following * _TEXT_NBYTES : (following + 1) * _TEXT_NBYTES].ljust(_TEXT_NBYTES, b"\0")
             self._ring[place : place + RECORD_NBYTES] = _NUMBER.pack(number + 1 + following) + part
-        store_barrier()
+        if store_barrier:
+            store_barrier()
         self._memory.training[TrainingWord.HEAD] = number + 1 + extra
 
 
@@ -197,7 +220,7 @@ class JournalReader:
     def __init__(self, memory: SharedMemory, start: int = 0) -> None:
         layout = memory.layout
         self._memory = memory
-        self._ring = memory.view[layout.journal : layout.journal + layout.record_count * RECORD_NBYTES]
+        self._ring = memory.part(layout.journal, layout.record_count * RECORD_NBYTES)
         self._mask = layout.record_count - 1
         self.position = start
         """Number of the next record to read."""
@@ -257,7 +280,7 @@ class ReleaseWriter:
     def __init__(self, memory: SharedMemory) -> None:
         layout = memory.layout
         self._words = memory.service
-        self._ring = memory.view[layout.releases : layout.releases + layout.release_count * RELEASE_NBYTES].cast("q")
+        self._ring = memory.part(layout.releases, layout.release_count * RELEASE_NBYTES, "q")
         self._mask = layout.release_count - 1
 
     @property
@@ -269,7 +292,8 @@ class ReleaseWriter:
         """Tell that training may use the memory of a record's capture again."""
         count = self._words[ServiceWord.RELEASED]
         self._ring[count & self._mask] = number << _OUTCOME_BITS | outcome
-        store_barrier()
+        if store_barrier:
+            store_barrier()
         self._words[ServiceWord.RELEASED] = count + 1
 
     def since(self, count: int) -> dict[int, int]:
@@ -284,9 +308,13 @@ class ReleaseReader:
     def __init__(self, memory: SharedMemory) -> None:
         layout = memory.layout
         self._words = memory.service
-        self._ring = memory.view[layout.releases : layout.releases + layout.release_count * RELEASE_NBYTES].cast("q")
+        self._ring = memory.part(layout.releases, layout.release_count * RELEASE_NBYTES, "q")
         self._mask = layout.release_count - 1
         self._seen = 0
+
+    def has_more(self) -> bool:
+        """Whether `read` has anything to return."""
+        return self._words[ServiceWord.RELEASED] != self._seen
 
     def read(self) -> list[int]:
         """Return the numbers of the records settled since the last call; some may come twice."""
@@ -315,7 +343,8 @@ class Checkpoints:
         self._memory.view[place : place + _CHECKPOINT.size] = _CHECKPOINT.pack(number, len(state), zlib.crc32(state))
         start = place + _CHECKPOINT.size
         self._memory.view[start : start + len(state)] = state
-        store_barrier()
+        if store_barrier:
+            store_barrier()
         self._memory.service[ServiceWord.CHECKPOINTS] = number
         return True
 

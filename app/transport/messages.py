@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..errors import WorkerError
 
 _LENGTH = struct.Struct(">I")
 _MOST_NBYTES = 2**30
+_MOST_DEPTH = 8
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +77,8 @@ class Deadlines(Message, frozen=True, kw_only=True):
 class ServiceDescription(Message, frozen=True, kw_only=True):
     """All that a service has to know of its recorder."""
 
-    folder: str
+    folder: bytes
+    """A path, which need not be text."""
     folder_is_shared: bool
     """Somebody else records into it."""
     stem: str
@@ -109,7 +112,7 @@ class ServiceDescription(Message, frozen=True, kw_only=True):
     @property
     def path(self) -> Path:
         """The output folder."""
-        return Path(self.folder)
+        return Path(os.fsdecode(self.folder))
 
 
 class ClipBegan(Message, frozen=True, kw_only=True):
@@ -241,6 +244,11 @@ def encode(message: object) -> bytes:
     return msgspec.msgpack.encode(message, enc_hook=_to_plain)
 
 
+def sendable(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts for the log as what any message can carry: whatever has no form there goes as text, cut to it."""
+    return {_to_text(name): _to_fact(value, _MOST_DEPTH) for name, value in facts.items()}
+
+
 def decode(data: bytes | memoryview, kind: type[MessageT]) -> MessageT:
     """Return a message.
 
@@ -249,7 +257,7 @@ def decode(data: bytes | memoryview, kind: type[MessageT]) -> MessageT:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind, dec_hook=_from_plain)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise WorkerError(f"not a {getattr(kind, '__name__', kind)}: {exc}") from exc
 
 
@@ -287,7 +295,7 @@ class FrameReader:
             del self._buffer[: _LENGTH.size + nbytes]
             try:
                 message = self._decoder.decode(data)
-            except msgspec.MsgspecError as exc:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
                 raise WorkerError(f"not a message: {exc}") from exc
             yield message
 
@@ -301,9 +309,29 @@ def _to_plain(value: object) -> object:
     if isinstance(value, Real):
         return float(value)
     try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - a value of somebody else's, in a line of the log.
+        return str(value).encode("utf-8", "replace").decode()
+    except BaseException:  # noqa: BLE001 - a value of somebody else's, in a line of the log.
         return type(value).__name__
+
+
+def _to_fact(value: object, depth: int) -> object:
+    match value:
+        case str():
+            return _to_text(value)
+        case int() if not -(2**63) <= value < 2**64:
+            return _to_text(value)
+        case Mapping() | list() | tuple() | set() | frozenset() if not depth:
+            return type(value).__name__
+        case Mapping():
+            return {_to_text(name): _to_fact(one, depth - 1) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_to_fact(one, depth - 1) for one in value]
+    return value
+
+
+def _to_text(value: object) -> str:
+    # Half of a surrogate pair, such as a file's name that is no text, can be sent nowhere.
+    return str(_to_plain(value) if not isinstance(value, str) else value).encode("utf-8", "replace").decode()
 
 
 def _from_plain(kind: type, value: Any) -> object:

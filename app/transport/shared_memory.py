@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from enum import IntEnum
+from typing import Literal
 
 from ..errors import WorkerError
 
@@ -44,8 +44,8 @@ _MADV_POPULATE_WRITE = 23
 _libc = ctypes.CDLL(None)
 
 
-class TrainingWord(IntEnum):
-    """Places of the numbers that training publishes."""
+class TrainingWord:
+    """Places of the numbers that training publishes; plain numbers, since each captured step looks up a dozen."""
 
     HEAD = 0
     """Records written to the journal."""
@@ -61,8 +61,8 @@ class TrainingWord(IntEnum):
     """Clips begun, the last seconds that are held not counted."""
 
 
-class ServiceWord(IntEnum):
-    """Places of the numbers that the service publishes."""
+class ServiceWord:
+    """Places of the numbers that the service publishes; plain numbers likewise."""
 
     READ = 0
     """Records read from the journal."""
@@ -156,8 +156,9 @@ class SharedMemory:
         self.layout = layout
         self.map: mmap.mmap | None = mmap.mmap(fd, layout.nbytes)
         self.view = memoryview(self.map)
-        self.training = self.view[PAGE : 2 * PAGE].cast("q")
-        self.service = self.view[2 * PAGE : 3 * PAGE].cast("q")
+        self._parts: list[memoryview] = []
+        self.training = self.part(PAGE, PAGE, "q")
+        self.service = self.part(2 * PAGE, PAGE, "q")
 
     @classmethod
     def create(cls, layout: Layout, description: bytes) -> SharedMemory:
@@ -201,6 +202,12 @@ class SharedMemory:
         start = self.layout.description
         return self.view[start : start + self.layout.description_nbytes]
 
+    def part(self, start: int, nbytes: int, form: Literal["B", "q"] = "B") -> memoryview[int]:
+        """Return the bytes from `start` on, in the form of `memoryview.cast`: valid until the memory is closed."""
+        part: memoryview[int] = self.view[start : start + nbytes].cast(form)
+        self._parts.append(part)
+        return part
+
     def populate(self, start: int, end: int) -> None:
         """Fault in the pages from `start` to `end` [bytes], so that nobody who writes there pays for it. Blocks."""
         start, end = start // PAGE * PAGE, min(aligned(end), self.layout.nbytes)
@@ -218,7 +225,8 @@ class SharedMemory:
             return
         fd, self.fd = self.fd, -1
         mapped, self.map = self.map, None
-        for view in (self.training, self.service, self.view):
+        # Any view that is left would keep the whole mapping, for as long as somebody keeps the closed recorder.
+        for view in (*self._parts, self.view):
             with suppress(BufferError):
                 view.release()
         if mapped:
@@ -242,10 +250,10 @@ def _open_unnamed(nbytes: int) -> int:
     return fd
 
 
-def _make_barrier() -> Callable[[], None]:
-    """Return what keeps stores before it from being seen after those behind it."""
+def _make_barrier() -> Callable[[], None] | None:
+    """Return what keeps stores before it from being seen after those behind it; None where they never are."""
     if platform.machine().lower() in ("x86_64", "amd64", "i686"):
-        return _no_barrier  # Stores are seen in order there.
+        return None
     lock = threading.Lock()
 
     def barrier() -> None:
@@ -257,9 +265,5 @@ def _make_barrier() -> Callable[[], None]:
     return barrier
 
 
-def _no_barrier() -> None:
-    pass
-
-
 store_barrier = _make_barrier()
-"""Called by a writer between what it announces and the counter that announces it."""
+"""Called, where there is one, by a writer between what it announces and the counter that announces it."""

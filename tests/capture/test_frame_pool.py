@@ -35,7 +35,7 @@ def test_the_memory_has_no_name_in_the_file_system() -> None:
 def test_address_space_costs_no_memory_until_it_is_populated() -> None:
     with make_memory(pool_nbytes=64 * 2**20) as memory:
         before = os.fstat(memory.fd).st_blocks * 512
-        assert before <= 4 * PAGE
+        assert before == memory.layout.checkpoints
         start = memory.layout.pool
         memory.populate(start, start + 2**20)
         assert os.fstat(memory.fd).st_blocks * 512 == before + 2**20
@@ -58,7 +58,6 @@ def test_what_was_handed_over_comes_back_once_its_record_is_released() -> None:
             slot = pool.lease()
             slot.array(PAGE)
             pool.hand_over(number, slot)
-        assert pool.outstanding == 2
         assert not pool.has_room(1)
         releases.write(6, 0)
         assert pool.has_room(PAGE)
@@ -67,7 +66,6 @@ def test_what_was_handed_over_comes_back_once_its_record_is_released() -> None:
         releases.write(7, 0)  # Of a record that held nothing.
         releases.write(5, 3)
         assert pool.has_room(2 * PAGE)
-        assert pool.outstanding == 0
 
 
 def test_a_record_that_was_not_written_holds_nothing() -> None:
@@ -77,7 +75,6 @@ def test_a_record_that_was_not_written_holds_nothing() -> None:
         pool.hand_over(3, slot)
         pool.forget(3)
         slot.release()
-        assert pool.outstanding == 0
         assert pool.has_room(PAGE)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -100,12 +102,17 @@ class BrokenRenderer(SyntheticRenderer):
     """Does not open, or returns something that is no picture."""
 
     fault = ""
+    has_hung = Path()
+    """A file that tells the next worker that one has hung already."""
     _is_lost = False
 
     def open(self) -> None:
         super().open()
         if self.fault == "does_not_open":
             raise RuntimeError("no GL context can be made")
+        if self.fault == "hangs_once" and not self.has_hung.exists():
+            self.has_hung.touch()
+            time.sleep(3600.0)
 
     def render(self, snapshot: NDArray[np.uint8]) -> NDArray[np.uint8]:
         picture = super().render(snapshot)
@@ -129,14 +136,16 @@ class BrokenRenderer(SyntheticRenderer):
 class BrokenBackend(SyntheticBackend):
     """Brings a broken renderer to the worker."""
 
-    def __init__(self, fault: str) -> None:
+    def __init__(self, fault: str, has_hung: Path) -> None:
         super().__init__(width=64, height=48, snapshot=True)
         self._fault = fault
+        self._has_hung = has_hung
 
     def open(self, *, width: int | None, height: int | None, worker_device: str) -> CaptureFormat:
         opened = super().open(width=width, height=height, worker_device=worker_device)
         renderer = BrokenRenderer(width=64, height=48)
         renderer.fault = self._fault
+        renderer.has_hung = self._has_hung
         assert opened.nbytes is not None
         return CaptureFormat(
             width=64,

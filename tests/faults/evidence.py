@@ -42,15 +42,15 @@ class Video:
 
 
 def decode(path: Path, every: int = 1) -> Video:
-    """Decode a closed segment to its end; `every` n-th picture is compared with its place on the timeline."""
+    """Decode a closed segment to its end; `every` n-th picture is compared with its place on the timeline, 0: none."""
     return _decode(path.read_bytes(), path.name, every)
 
 
-def decode_part(path: Path) -> Video | None:
+def decode_part(path: Path, every: int = 1) -> Video | None:
     """Decode an open segment up to its last fragment; None where there is no fragment yet."""
     data = path.read_bytes()
     end, kinds = _end_of_fragments(data)
-    return _decode(data[:end], path.name, 1) if b"mdat" in kinds else None
+    return _decode(data[:end], path.name, every) if b"mdat" in kinds else None
 
 
 def _decode(data: bytes, name: str, every: int) -> Video:
@@ -76,7 +76,7 @@ def _decode(data: bytes, name: str, every: int) -> Video:
                 place, beside = divmod((frame.pts or 0) * tick.numerator, tick.denominator)
                 require(not beside, f"{name}: a frame lies between two steps")
                 step = video.start_step + place * video.stride
-                if number % every == 0:
+                if every and number % every == 0:
                     shown = read_step(_luma(frame))
                     require(shown == step, f"{name}: shows step {shown} at the time of step {step}")
                 video.steps.append(step)
@@ -139,7 +139,12 @@ _SESSION = re.compile(r"session(-rank\d+)?(\.json|\.jsonl|-pace\.json)")
 
 
 def manifests(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if not _SESSION.fullmatch(path.name) and path.is_file())
+    paths = sorted(path for path in folder.glob("*.json") if not _SESSION.fullmatch(path.name))
+    return [path for path in paths if _is_plain(path)]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
@@ -147,11 +152,11 @@ def look(folder: Path, every: int = 1) -> list[ClipEvidence]:
     found = {
         path.stem: ClipEvidence(name=path.stem, manifest=_parse(path), closed={}, open={}) for path in manifests(folder)
     }
-    for path in sorted(folder.glob("*.mp4")):
+    for path in filter(_is_plain, sorted(folder.glob("*.mp4"))):
         video = decode(path, every)
         _clip_of(found, video.clip, path).closed[path.name] = video
-    for path in sorted(folder.glob("*.mp4.part")):
-        part = decode_part(path)
+    for path in filter(_is_plain, sorted(folder.glob("*.mp4.part"))):
+        part = decode_part(path, every)
         name = part.clip if part else path.name.removesuffix(".mp4.part").rpartition(".")[0]
         _clip_of(found, name, path).open[path.name] = part
     return list(found.values())
@@ -201,7 +206,8 @@ def check_clip(clip: ClipEvidence, folder: Path) -> None:
     listed = {entry["file"] for entry in manifest["segments"]}
     require(set(clip.closed) == listed, f"{name}: files {sorted(clip.closed)}, listed {sorted(listed)}")
     frames = manifest["frames"]
-    shown = [step for file in sorted(clip.closed) for step in clip.closed[file].steps]
+    # In the order of the manifest: what `recover` draws may lie between files that are older.
+    shown = [step for entry in manifest["segments"] for step in clip.closed[entry["file"]].steps]
     missing = expand(frames["missing_steps"], manifest["frame_stride"])
     require(shown == sorted(set(shown)), f"{name}: a step is shown twice")
     require(frames["encoded"] == len(shown), f"{name}: {frames['encoded']} encoded, {len(shown)} shown")
@@ -249,9 +255,9 @@ def check_done(folder: Path, every: int = 1) -> list[ClipEvidence]:
     return clips
 
 
-def check_alive(folder: Path) -> list[ClipEvidence]:
+def check_alive(folder: Path, every: int = 1) -> list[ClipEvidence]:
     """What holds after any kill: what is closed is whole, and at most one segment of a clip is open."""
-    clips = look(folder)
+    clips = look(folder, every)
     for clip in clips:
         check_segments(clip, folder)
         require(len(clip.open) <= 1, f"{clip.name}: {len(clip.open)} open segments")
@@ -264,6 +270,17 @@ def left_overs(folder: Path) -> list[str]:
     """Names of files that are neither a clip's nor the session's."""
     entries = {path.name for path in folder.iterdir() if not _SESSION.fullmatch(path.name)}
     return sorted(name for name in entries if not name.endswith((".mp4", ".json", ".snapshots.npz")))
+
+
+def captured(config: dict[str, Any], steps: int) -> set[int]:
+    """Return which of so many steps a recorder with these settings has captured."""
+    length, interval = config["video_length"], config["video_interval"]
+    return {step for step in range(steps) if (step % interval if interval else step) < length}
+
+
+def shown(clips: Iterable[ClipEvidence]) -> set[int]:
+    """Return every step that can be seen."""
+    return {step for clip in clips for step in clip.steps}
 
 
 def expand(spans: Iterable[list[int]], stride: int) -> list[int]:

@@ -22,16 +22,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stepreel.storage.folder_lock import is_recorded_into
 from stepreel.storage.recovery import recover
 
 from . import evidence
-from .diary import Diary, Progress
+from .diary import Diary, Progress, StepTimes
 from .evidence import ClipEvidence, require
 
 ROOT = Path(__file__).resolve().parents[2]
 AMBUSH = Path(__file__).resolve().parent / "ambush"
 _MARK = "STEPREEL_FAULT_TRY"
-WORKER_GONE_S = 2.0
+_SERVICE = b"stepreel.service"
+_WORKER = b"stepreel.encoders.worker"
+GONE_S = 2.0
+"""Time in which processes end that have nothing to do any more [s]."""
+FINISHED_S = 20.0
+"""Time in which a service that lives on draws and encodes what it has, in any row [s]."""
 
 
 class NotHereError(Exception):
@@ -49,7 +55,7 @@ class Outcome:
 
 
 class Training:
-    """A training program that runs."""
+    """A training program that runs: the parent of its recording service, which is the parent of the workers."""
 
     def __init__(
         self,
@@ -59,8 +65,10 @@ class Training:
         variables: dict[str, str] | None,
         options: dict[str, Any],
     ) -> None:
+        self._try = one
         self.scratch = one.scratch
         self.progress = Progress(one.scratch / "progress")
+        self.times = StepTimes(one.scratch / "times")
         self.diary = Diary(one.scratch / "diary.jsonl")
         self._output = open(one.scratch / "output.txt", "ab")
         arguments = [sys.executable, "-m", "tests.faults.programs", name]
@@ -95,13 +103,30 @@ class Training:
     def wait_steps(self, steps: int) -> None:
         self.wait_until(lambda: self.progress.get("steps") >= steps, f"step {steps}")
 
+    def services(self) -> list[int]:
+        """Process ids of its recording services, also once the training is gone."""
+        return self._try.processes(_SERVICE)
+
+    def service(self) -> int:
+        self.wait_until(self.services, "there was a service")
+        return self.services()[0]
+
     def workers(self) -> list[int]:
-        """Process ids of its workers."""
-        return [pid for pid in _children(self.pid) if b"stepreel.encoders.worker" in _read_proc(pid, "cmdline")]
+        """Process ids of the workers of its service, also once both are gone."""
+        return self._try.processes(_WORKER)
 
     def worker(self) -> int:
         self.wait_until(self.workers, "there was a worker")
         return self.workers()[0]
+
+    def kill_everything(self) -> None:
+        """Kill training, service and workers at once: they stand still before the first one is gone."""
+        self._try.kill_at_once([self.pid, *self.services(), *self.workers()])
+
+    @property
+    def steps(self) -> int:
+        """Steps that it has taken for certain: it wrote each of them down after the recorder had counted it."""
+        return self.progress.get("steps")
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
@@ -148,11 +173,8 @@ class Try:
 
     def environment(self, ambush: dict[str, Any] | None = None) -> dict[str, str]:
         path = os.pathsep.join([str(AMBUSH), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        plan = (
-            {**ambush, "folder": str(ambush.get("folder", self.folder)), "scratch": str(self.scratch)}
-            if ambush
-            else None
-        )
+        about = {"folder": str(self.folder), "scratch": str(self.scratch), "mark": f"{_MARK}={self._mark}"}
+        plan = {**about, **ambush, "folder": str(ambush.get("folder", self.folder))} if ambush else None
         # One thread for each library: they would start as many as there are cores, in each of the processes.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         return {**os.environ, **threads, _MARK: self._mark, "PYTHONPATH": path, "STEPREEL_AMBUSH": json.dumps(plan)}
@@ -190,10 +212,10 @@ class Try:
 
     # What must hold afterwards
 
-    def nothing_runs(self, within_s: float = WORKER_GONE_S) -> None:
-        """Every process of this try ends soon: the workers, too."""
+    def nothing_runs(self, within_s: float = GONE_S) -> None:
+        """Every process of this try ends soon, service and workers too, and nobody holds the folder."""
         deadline = time.monotonic() + within_s
-        while self.processes():
+        while self.processes() or is_recorded_into(self.folder):
             if time.monotonic() > deadline:
                 left = [f"{pid} {_read_proc(pid, 'cmdline')[:200]!r}" for pid in self.processes()]
                 raise evidence.Broken(f"still running {within_s:g} s later: {left}")
@@ -217,19 +239,19 @@ class Try:
         return summary
 
     def recover_nothing(self) -> None:
-        """Where nothing was killed, `recover` finds nothing to do."""
+        """Where nothing was killed, `recover` finds nothing to do; but for drawing snapshots, where some are kept."""
         before = evidence.fingerprint(self.folder)
-        self._recover_again("with nothing to repair")
+        self._recover_again("with nothing to repair", "--no-draw")
         require(evidence.fingerprint(self.folder) == before, "recover, with nothing to repair, changed files")
         if evidence.manifests(self.folder):
             self._inspect()
 
-    def recover(self, *flags: str) -> int:
+    def recover(self, *flags: str, every: int = 1) -> int:
         """Repair the folder twice: the second time there is nothing to do. Returns the first exit status."""
-        before = {clip.name: clip.steps for clip in evidence.look(self.folder)}
+        before = {clip.name: clip.steps for clip in evidence.look(self.folder, every)}
         status, output = self.command("recover", str(self.folder), *flags)
         require(status in (0, 3), f"recover exits {status}: {output[-2000:]}")
-        clips = evidence.check_done(self.folder)
+        clips = evidence.check_done(self.folder, every)
         after = {clip.name: clip.steps for clip in clips}
         for name, steps in before.items():
             lost = sorted(steps - after.get(name, set()))
@@ -249,6 +271,13 @@ class Try:
         else:
             found = recover(self.folder)
             require(not (found.repaired or found.removed or found.problems), f"recover, {when}: {found}")
+
+    def recover_draws_the_rest(self) -> None:
+        """Where snapshots are kept, `recover` draws all that is missing."""
+        status, output = self.command("recover", str(self.folder))
+        require(status == 0, f"recover exits {status}: {output[-2000:]}")
+        missing = {clip.name: clip.dropped for clip in evidence.check_done(self.folder) if clip.dropped}
+        require(not missing, f"after recover, clips lack frames: {missing}")
 
     def render(self) -> None:
         """Draw the snapshots that were kept."""
@@ -292,16 +321,25 @@ class Try:
         finally:
             disk.thaw()
 
-    def processes(self) -> list[int]:
-        """Ids of the processes of this try that still run, wherever they were adopted."""
+    def processes(self, program: bytes = b"") -> list[int]:
+        """Ids of the processes of this try that still run, wherever they were adopted; of one program where given."""
         mark = f"{_MARK}={self._mark}".encode()
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit() and mark in _read_proc(int(entry), "environ").split(b"\0"):
                 with suppress(FileNotFoundError, ProcessLookupError, IndexError):
-                    if Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+                    if state not in "ZX" and (not program or program in _read_proc(int(entry), "cmdline").split(b"\0")):
                         found.append(int(entry))
         return found
+
+    def kill_at_once(self, pids: list[int]) -> None:
+        """Kill all of them, in any order, none of which has time to answer the death of another."""
+        self.random.shuffle(pids)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def tidy(self) -> None:
         """End what this try started and take its folder away."""
@@ -391,15 +429,6 @@ def has_command(name: str) -> bool:
         [sys.executable, "-m", "stepreel.cli", name, "--help"], cwd=ROOT, capture_output=True, check=False
     )
     return run.returncode == 0
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with suppress(FileNotFoundError, ProcessLookupError):
-                found += [int(one) for one in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-    return found
 
 
 def _read_proc(pid: int, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import multiprocessing
@@ -15,15 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError
+import msgspec
+
+from stepreel import Clip, ClipState, Recorder, RecorderConfig, StepreelError, core
 from stepreel.backends.synthetic import SyntheticBackend
+from stepreel.config import WorkerPriority
 from stepreel.interfaces import Backend
 
-from .diary import Diary, Holdings, Progress, held_beyond
+from .diary import Diary, Holdings, Progress, StepTimes, held_beyond
 
 Program = Callable[..., None]
 _P = TypeVar("_P", bound=Program)
 PROGRAMS: dict[str, Program] = {}
+_kept: list[object] = []
+"""As a module of a training script keeps its recorder."""
 
 
 def program(function: _P) -> _P:
@@ -36,8 +42,10 @@ class Desk:
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
+        self.scratch = scratch
         self.progress = Progress(scratch / "progress")
         self.diary = Diary(scratch / "diary.jsonl")
+        self.times = StepTimes(scratch / "times")
 
     def recorder(self, config: dict[str, Any] | None = None, backend: Backend | None = None, **more: Any) -> Recorder:
         settings: dict[str, Any] = {"output_dir": self.folder, "worker_priority": "normal", **(config or {})}
@@ -47,11 +55,20 @@ class Desk:
     def opened(self) -> None:
         self.progress.set("is_open", 1)
 
-    def train(self, recorder: Recorder, steps: int, *, period_s: float = 0.002, note_every: int = 1) -> None:
+    def train(
+        self,
+        recorder: Recorder,
+        steps: int,
+        *,
+        period_s: float = 0.002,
+        note_every: int = 1,
+        advance: Callable[[], object] = lambda: None,
+    ) -> None:
         """Take `steps` steps, or fewer where the harness says so; note how far it is every so many steps, 0: never."""
         for step in range(steps):
             if self.progress.get("stop"):
                 break
+            advance()
             start = time.monotonic_ns()
             recorder.step()
             took = time.monotonic_ns() - start
@@ -63,7 +80,9 @@ class Desk:
     def note(self, recorder: Recorder, took_ns: int = 0, *, steps: int = 1) -> None:
         """Tell the harness of the last `steps` steps."""
         progress = self.progress
-        progress.set("steps", progress.get("steps") + steps)
+        taken = progress.get("steps") + steps
+        self.times.note(taken - 1)
+        progress.set("steps", taken)
         progress.set("longest_ns", max(progress.get("longest_ns"), took_ns))
         frames = recorder.statistics().frames
         progress.set("encoded", frames.encoded)
@@ -93,6 +112,47 @@ class Desk:
             self.diary.tell("complete", clip=clip.name)
 
 
+def _synthetic(settings: dict[str, Any]) -> tuple[Backend, Callable[[], object]]:
+    return SyntheticBackend(**{"width": 64, "height": 48, **settings}), lambda: None
+
+
+def _ant(settings: dict[str, Any]) -> tuple[Backend, Callable[[], object]]:
+    import gymnasium
+
+    from stepreel.backends.mujoco import MujocoBackend
+
+    env = gymnasium.make("Ant-v5", terminate_when_unhealthy=False, max_episode_steps=-1, **settings)
+    env.reset(seed=1)
+    return MujocoBackend(env), lambda: env.step(env.action_space.sample())
+
+
+def _newton(settings: dict[str, Any]) -> tuple[Backend, Callable[[], object]]:
+    import newton
+    import warp as wp
+
+    from stepreel.backends.newton import NewtonBackend
+
+    wp.config.quiet = True
+    builder = newton.ModelBuilder()
+    for number in range(3):
+        body = builder.add_body(xform=wp.transform((number, 0.0, 1.0), wp.quat_identity()))
+        builder.add_shape_box(body, hx=0.2, hy=0.2, hz=0.2)
+    model = builder.finalize(device="cpu")
+    state = model.state()
+    return NewtonBackend(model, lambda: state, steps_per_second=30.0, **settings), lambda: None
+
+
+SIMULATORS = {"synthetic": _synthetic, "ant": _ant, "newton": _newton}
+
+
+def patch(constants: dict[str, Any], deadlines: dict[str, float]) -> None:
+    """Change constants of modules in this process, and deadlines, which the service is told of."""
+    for name, value in constants.items():
+        module, _, attribute = name.rpartition(".")
+        setattr(importlib.import_module(f"stepreel.{module}"), attribute, value)
+    core.DEADLINES = msgspec.structs.replace(core.DEADLINES, **deadlines)
+
+
 @program
 def train(
     desk: Desk,
@@ -103,25 +163,31 @@ def train(
     period_s: float = 0.002,
     note_every: int = 1,
     patches: dict[str, Any] | None = None,
+    deadlines: dict[str, float] | None = None,
     ending: str = "close",
     ending_step: int = 0,
+    simulator: str = "synthetic",
 ) -> None:
     """An ordinary training loop, that ends in one of several ways."""
-    for name, value in (patches or {}).items():
-        module, _, attribute = name.rpartition(".")
-        setattr(importlib.import_module(f"stepreel.{module}"), attribute, value)
+    patch(patches or {}, deadlines or {})
     before = Holdings.now()
-    recorder = desk.recorder(config, SyntheticBackend(**{"width": 64, "height": 48, **(backend or {})}))
-    if ending == "never_closed":
+    source, advance = SIMULATORS[simulator](backend or {})
+    recorder = desk.recorder(config, source)
+    if ending in ("never_closed", "never_dropped"):
+        if ending == "never_dropped":
+            _kept.append(recorder)
         recorder.__enter__()
         desk.opened()
-        desk.train(recorder, ending_step, period_s=period_s)
+        desk.train(recorder, ending_step, period_s=period_s, advance=advance)
         return
     failure: BaseException | None = None
     try:
         with recorder:
             desk.opened()
-            desk.train(recorder, ending_step if ending != "close" else steps, period_s=period_s, note_every=note_every)
+            steps = steps if ending == "close" else ending_step
+            desk.train(recorder, steps, period_s=period_s, note_every=note_every, advance=advance)
+            if ending == "segmentation_fault":
+                faulthandler._sigsegv()  # type: ignore[attr-defined]
             if ending == "exception":
                 raise ValueError("the training itself went wrong")
             if ending == "sys_exit":
@@ -206,11 +272,14 @@ def odd_frames(desk: Desk, *, seed: int, steps: int) -> None:
 
 
 @program
-def broken_renderer(desk: Desk, *, fault: str, steps: int) -> None:
+def broken_renderer(desk: Desk, *, fault: str, steps: int, deadlines: dict[str, float] | None = None) -> None:
     """Records snapshots with a renderer that does not open, or that returns no picture."""
     from .environments import BrokenBackend
 
-    recorder = desk.recorder({"video_length": 20, "video_interval": 20, "fps": 30}, BrokenBackend(fault))
+    patch({}, deadlines or {})
+    recorder = desk.recorder(
+        {"video_length": 20, "video_interval": 20, "fps": 30}, BrokenBackend(fault, desk.scratch / "has_hung")
+    )
     with recorder:
         desk.opened()
         desk.train(recorder, steps)
@@ -446,6 +515,219 @@ def names(desk: Desk, *, hostile: list[str]) -> None:
             except Exception as exc:  # noqa: BLE001
                 outcomes[f"{number} clip"] = f"untyped: {exc!r}"
     desk.diary.tell("outcomes", outcomes=outcomes)
+
+
+class _OwnError(BaseException):
+    """One that `except Exception` does not catch."""
+
+
+class _NoTextError(Exception):
+    """One that can't even be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+_RUDE: dict[str, Callable[[], BaseException]] = {
+    "exits": lambda: SystemExit(3),
+    "base_exception": lambda: _OwnError("own"),
+    "no_text": _NoTextError,
+}
+
+
+class _Rude:
+    """Functions of a user that raise."""
+
+    def __init__(self, kind: str, diary: Diary) -> None:
+        import structlog
+
+        self._error = _RUDE[kind]
+        self._diary = diary
+        self.called: set[str] = set()
+        structlog.configure(processors=[lambda *_: self._fail("log")])
+        self.config: dict[str, Any] = {
+            "name_prefix": kind,
+            "video_length": 10,
+            "fps": 30,
+            "segment_s": 0.2,
+            "step_trigger": self._trigger,
+            "keep": lambda _: self._fail("keep"),
+        }
+        self.hooks: dict[str, Any] = {
+            "on_clip_closed": lambda _: self._fail("clip"),
+            "on_segment_closed": lambda *_: self._fail("segment"),
+        }
+        self.async_hooks: dict[str, Any] = {"on_clip_closed": self._hear_clip, "on_segment_closed": self._hear_segment}
+
+    def _trigger(self, step: int) -> bool:
+        return step % 20 == 0 if step % 2 == 0 else self._fail("trigger")
+
+    async def _hear_clip(self, clip: Clip) -> None:
+        self._fail("clip")
+
+    async def _hear_segment(self, *_: Any) -> None:
+        self._fail("segment")
+
+    def _fail(self, name: str) -> Any:
+        self.called.add(name)
+        raise self._error()
+
+    def check(self) -> None:
+        assert self.called == {"log", "keep", "clip", "segment", "trigger"}, self.called
+
+
+@program
+def rude_callbacks(desk: Desk, *, rudeness: str, steps: int) -> None:
+    """All that a user may hand over raises."""
+    rude = _Rude(rudeness, desk.diary)
+    before = Holdings.now()
+    config = RecorderConfig(output_dir=desk.folder, worker_priority=WorkerPriority.NORMAL, **rude.config)
+    recorder = Recorder(config, SyntheticBackend(width=64, height=48), **rude.hooks)
+    with recorder:
+        desk.opened()
+        for _ in range(steps):
+            recorder.step()
+            if recorder.statistics().steps % 30 == 0:
+                recorder.end_episode(episode_return=1.0)
+                recorder.reset()
+            time.sleep(0.005)
+    rude.check()
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def rude_async_callbacks(desk: Desk, *, rudeness: str, steps: int, service: str) -> None:
+    """All that a user may hand over raises, in an event loop."""
+    import anyio
+
+    from stepreel import AsyncRecorder
+
+    rude = _Rude(rudeness, desk.diary)
+    before = Holdings.now()
+    config = RecorderConfig(output_dir=desk.folder, worker_priority=WorkerPriority.NORMAL, **rude.config)
+
+    async def record() -> Any:
+        source = SyntheticBackend(width=64, height=48)
+        async with AsyncRecorder(config, source, service=service, **rude.async_hooks) as recorder:
+            desk.opened()
+            for _ in range(steps):
+                await recorder.step()
+                if recorder.statistics().steps % 30 == 0:
+                    recorder.end_episode(episode_return=1.0)
+                    await recorder.reset()
+                await anyio.sleep(0.005)
+        return recorder
+
+    recorder = anyio.run(record)
+    rude.check()
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def rude_camera(desk: Desk, *, rudeness: str, steps: int) -> None:
+    """The function that tells the camera of each capture raises now and then."""
+    import mujoco
+
+    from stepreel.backends.camera import Camera
+    from stepreel.backends.mujoco import MujocoBackend
+
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size=".5"/></worldbody></mujoco>'
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    recorder: Recorder | None = None
+
+    def camera() -> Camera:
+        if recorder and recorder.statistics().steps % 7 == 4:
+            raise _RUDE[rudeness]()
+        return Camera(eye=(2.0, 2.0, 1.0), lookat=(0.0, 0.0, 0.0))
+
+    before = Holdings.now()
+    source = MujocoBackend(model, data, camera=camera, steps_per_second=30.0)
+    config = {"name_prefix": rudeness, "video_length": steps, "video_interval": 0, "width": 64, "height": 48}
+    recorder = desk.recorder(config, source)
+    with recorder:
+        desk.opened()
+        desk.train(recorder, steps, period_s=0.001)
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def dropped(desk: Desk, *, steps: int) -> None:
+    """Lets go of its recorder without closing it, and trains on."""
+    before = Holdings.now()
+    _record_and_forget(desk, steps)
+    gc.collect()
+    desk.diary.tell("dropped")
+    while not desk.progress.get("stop"):
+        time.sleep(0.005)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+def _record_and_forget(desk: Desk, steps: int) -> None:
+    backend = SyntheticBackend(width=64, height=48, snapshot=True, render_delay_s=0.005)
+    recorder = desk.recorder({"video_length": 100, "video_interval": 100, "fps": 30}, backend)
+    recorder.__enter__()
+    desk.opened()
+    desk.train(recorder, steps)
+
+
+@program
+def forked_steps(desk: Desk, *, steps: int, step_of_fork: int) -> None:
+    """Forks a child that steps its copy of the recorder, and closes it."""
+    before = Holdings.now()
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30})
+    with recorder:
+        desk.opened()
+        desk.train(recorder, step_of_fork)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            for _ in range(steps):
+                recorder.step()
+            recorder.end_episode()
+            recorder.reset()
+            recorder.flush(5.0)
+            recorder.close()
+            os._exit(0)
+        desk.train(recorder, steps - step_of_fork)
+    desk.diary.tell("child", status=os.waitpid(child, 0)[1])
+    desk.summarize(recorder)
+    desk.diary.tell("holdings", beyond=held_beyond(before))
+
+
+@program
+def forks_at_the_start(desk: Desk, *, steps: int) -> None:
+    """Another thread forks processes while service and worker start; they outlive the recorder."""
+    before = Holdings.now()
+    readers: list[int] = []
+    is_over = threading.Event()
+
+    def fork() -> None:
+        while not is_over.is_set() and len(readers) < 60:
+            readers.append(_fork_reader())
+            time.sleep(0.01)
+
+    forking = threading.Thread(target=fork)
+    recorder = desk.recorder({"video_length": steps, "video_interval": 0, "fps": 30})
+    forking.start()
+    with recorder:
+        desk.opened()
+        is_over.set()
+        forking.join()
+        desk.train(recorder, steps)
+        start = time.monotonic()
+    took_s = time.monotonic() - start
+    for fd in readers:
+        os.close(fd)
+    for _ in readers:
+        os.wait()
+    desk.summarize(recorder, took_s=took_s, forked=len(readers))
+    desk.diary.tell("holdings", beyond=held_beyond(before))
 
 
 def main() -> None:

@@ -3,18 +3,21 @@
 Operations are those that change which files there are, the writing of a segment, and each `fsync`.
 
 Python imports this before the program where its folder is on the path; `STEPREEL_AMBUSH` says what to do, as JSON.
-`role`: "training", "worker" or "command"; `act`: "kill", "kill_both" or "log"; `operation`: counted from 1;
-`folder`: where the files lie; `scratch`: where the ambush keeps its own files.
+`role`: "training", "service", "worker" or "command"; `act`: "kill", "kill_all" (every process of the try at once),
+"hang" or "log"; `operation`: counted from 1; `event`: count operations of this kind only; `folder`: where the files
+lie; `scratch`: where the ambush keeps its own files; `mark`: the variable that all processes of the try have.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,11 @@ from typing import Any
 _WATCHED = ("open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "os.link", "os.symlink")
 
 
+_PROGRAMS = {"stepreel.encoders.worker": "worker", "stepreel.service": "service", "stepreel.cli": "command"}
+
+
 def _role() -> str:
-    if "stepreel.encoders.worker" in sys.orig_argv:
-        return "worker"
-    return "command" if "stepreel.cli" in sys.orig_argv else "training"
+    return next((role for name, role in _PROGRAMS.items() if name in sys.orig_argv), "training")
 
 
 def _lay(plan: dict[str, str]) -> None:
@@ -49,10 +53,12 @@ def _lay(plan: dict[str, str]) -> None:
 
     def strike(event: str, paths: list[str]) -> None:
         nonlocal count
+        if event != plan.get("event", event):
+            return
         if os.getpid() == pid and any(path.startswith(folder) for path in paths):
             count += 1
-            if count == nth:
-                _kill(scratch, event, paths, both=plan["act"] == "kill_both")
+            if count == nth and _is_first(scratch, event, paths):
+                _act(plan)
 
     sys.addaudithook(watch)
     if nth:
@@ -79,21 +85,38 @@ def _watch_writes(strike: Callable[[str, list[str]], None]) -> None:
     builtins.open, os.fsync = open_watched, fsync_watched
 
 
-def _kill(scratch: Path, event: str, paths: list[str], *, both: bool) -> None:
+def _is_first(scratch: Path, event: str, paths: list[str]) -> bool:
+    """Tell what is struck; False where something was struck before in this run."""
     try:
-        fd = os.open(scratch / "fired", os.O_WRONLY | os.O_CREAT | os.O_EXCL)  # Once in a run.
+        fd = os.open(scratch / "fired", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
-        return
+        return False
     os.write(fd, f"{_role()}: {event} {' '.join(os.path.basename(path) for path in paths)}".encode())
     os.close(fd)
-    if both and _role() == "worker":
-        os.kill(os.getppid(), signal.SIGKILL)
-    elif both:
-        for task in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{task}/children") as children:
-                for child in children.read().split():
-                    os.kill(int(child), signal.SIGKILL)
+    return True
+
+
+def _act(plan: dict[str, str]) -> None:
+    if plan["act"] == "hang":
+        time.sleep(3600)
+    if plan["act"] == "kill_all":
+        others = _others(plan["mark"])
+        # All of them stand still before the first one is gone: none has time to answer the death of another.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for other in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(other, number)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _others(mark: str) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
+                if mark.encode() in file.read().split(b"\0"):
+                    found.append(int(entry))
+    return found
 
 
 _plan = json.loads(os.environ.get("STEPREEL_AMBUSH", "null"))

@@ -2,8 +2,12 @@
 
 # ruff: noqa: I001 - the order of the table.
 from ..matrix import ROWS
-from . import kills, endings, disks, workers, frames, processes, clocks, threads, names, hostile, pages, endurance
+from . import kills, service, endings, disks, workers, frames, callbacks, processes, clocks, threads, names, hostile
+from . import pages, endurance
 
-MODULES = (kills, endings, disks, workers, frames, processes, clocks, threads, names, hostile, pages, endurance)
+MODULES = (
+    *(kills, service, endings, disks, workers, frames, callbacks, processes, clocks, threads, names, hostile),
+    *(pages, endurance),
+)
 
 __all__ = ["MODULES", "ROWS"]

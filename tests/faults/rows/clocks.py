@@ -10,6 +10,7 @@ from .. import evidence
 from ..evidence import require
 from ..harness import Try
 from ..matrix import row
+from .workers import ANSWER_S
 
 
 @row("The clock is set back or forth in the middle of a clip: no duration is negative, nothing is lost.")
@@ -27,21 +28,21 @@ def clock_set_back(one: Try) -> int:
     return 0
 
 
-@row(
-    "Training and worker are stopped for longer than the deadline of a hang, and go on: nobody is ended, nothing lost."
-)
+@row("Everything is stopped for longer than the deadline of a hang, and goes on: nobody is ended, nothing lost.")
 def system_suspended(one: Try) -> int:
     backend = {"snapshot": True, "render_delay_s": 0.01}
     config = {"fps": 30, "video_length": 60, "video_interval": 60}
-    training = one.start(config=config, backend=backend, patches={"consumer._HANG_S": 0.5}, steps=60)
+    training = one.start(
+        config=config, backend=backend, deadlines={"answer_s": ANSWER_S}, patches={"link._LOOK_S": 0.4}, steps=60
+    )
     training.wait_open()
     training.wait_steps(one.random.randint(1, 55))
-    stopped = [training.pid, training.worker()]
-    # Ctrl-Z stops the training alone, a suspended system both.
-    stopped = one.random.choice([stopped[:1], stopped, stopped[::-1]])
+    # Ctrl-Z stops the training alone, a suspended system everything.
+    everything = [training.pid, training.service(), training.worker()]
+    stopped = one.random.choice([everything[:1], everything, everything[::-1]])
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(1.2)
+    time.sleep(1.2 * ANSWER_S)
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     training.end_well()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import time
@@ -113,7 +114,7 @@ def _fill(ballast: Path) -> None:
 @row("A limit on the size of files is like a full disk; with the limit gone the next clips are recorded.")
 def file_size_limit(one: Try) -> int:
     training = start(one)
-    pids = [training.pid, *training.workers()]
+    pids = [training.pid, training.service(), *training.workers()]
     before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
     limit = one.random.randint(0, 2500)
     for pid in pids:
@@ -179,7 +180,7 @@ def power_cut(one: Try) -> int:
         training = start(one)
         reported = len(training.diary.events("complete"))
         disk.fail()
-        training.process.kill()
+        training.kill_everything()
         training.wait()
         one.nothing_runs()
         disk.replace()
@@ -229,3 +230,24 @@ def free_space_floor(one: Try) -> int:
         finally:
             ballast.unlink()
         return dropped_in(goes_on(one, training, {"disk_full"}))
+
+
+@row("No room for the snapshots on disk: clips are drawn all the same, and the log counts what is not kept.")
+def no_room_for_snapshots(one: Try) -> int:
+    config = {"fps": 30, "video_length": 200, "video_interval": 200}
+    training = one.start(config=config, backend={"snapshot": True, "render_delay_s": 0.004}, steps=600)
+    training.wait_open()
+    service = training.service()
+    # Enough for manifests and the log, and for a part of the snapshots.
+    limit = one.random.randint(8_000, 25_000)
+    resource.prlimit(service, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    training.end_well()
+    one.nothing_runs()
+    one.nothing_held(training)
+    summary = one.accounts(training, evidence.check_done(one.folder), steps=600)
+    require(not summary["dropped"], f"dropped: {summary['dropped']}")
+    lines = [json.loads(line) for line in (one.folder / "session.jsonl").read_text().splitlines()]
+    told = sum(line["count"] for line in lines if line["event"] == "snapshots.not_kept")
+    require(told, "the log does not tell that snapshots were not kept")
+    one.recover_nothing()
+    return 0

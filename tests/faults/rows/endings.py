@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from .. import evidence
-from ..evidence import dropped_in, require
+from ..evidence import captured, dropped_in, require, shown
 from ..harness import Training, Try
 from ..matrix import row
-from .kills import lost_frames, start, worker_finishes
+from .kills import ENDED, service_finishes, start
 
 CONFIG: dict[str, Any] = {"fps": 30, "video_length": 25, "video_interval": 25, "segment_s": 0.3}
 
@@ -32,12 +32,13 @@ def everything_finished(one: Try, training: Training, *, status: int) -> int:
     return dropped_in(summary)
 
 
-@row("SIGTERM, where the program doesn't handle it, is like a kill: the worker closes its segments and goes.")
+@row("SIGTERM, where the program doesn't handle it, is like a kill of the training: nothing captured is lost.")
 def sigterm(one: Try) -> int:
     training = start(one, CONFIG)
     training.send(signal.SIGTERM)
     require(training.wait() == -signal.SIGTERM, "the training outlived SIGTERM")
-    return worker_finishes(one, training, CONFIG)
+    service_finishes(one, training, CONFIG)
+    return 0
 
 
 @row("One Ctrl-C: the training stops, and everything captured until then is finished.")
@@ -56,8 +57,7 @@ def sigint_at_any_instruction(one: Try) -> int:
     training.end_well()
     one.nothing_runs()
     clips = evidence.check_done(one.folder)
-    lost = 0
-    shown = 0
+    lost = in_files = 0
     for summary in training.diary.events("summary"):
         causes = set(summary["dropped"])
         # The loop does not wait for the worker: what the queue has no room for is dropped by policy.
@@ -65,8 +65,8 @@ def sigint_at_any_instruction(one: Try) -> int:
         interrupted = sum(number for cause, number in summary["dropped"].items() if cause != "queue_full")
         require(interrupted <= 1, f"one interruption cost more than a frame: {summary['dropped']}")
         require(summary["requested"] == summary["encoded"] + dropped_in(summary), f"the accounting is off: {summary}")
-        lost, shown = max(lost, interrupted), shown + summary["encoded"]
-    require(shown == sum(len(clip.steps) for clip in clips), f"{shown} called encoded, not as many in the files")
+        lost, in_files = max(lost, interrupted), in_files + summary["encoded"]
+    require(in_files == sum(len(clip.steps) for clip in clips), f"{in_files} called encoded, not as many in the files")
     one.nothing_held(training)
     return lost
 
@@ -120,18 +120,42 @@ def sys_exit(one: Try) -> int:
     return everything_finished(one, training, status=7)
 
 
-@row("os._exit is like a kill: the worker closes its segments and goes.")
+@row("os._exit is like a kill of the training: nothing captured is lost, and the clip says that it was cut short.")
 def os_exit(one: Try) -> int:
     training = one.start(config=CONFIG, ending="os_exit", ending_step=one.random.randint(1, 150))
     require(training.wait() == 8, "os._exit was not the end")
-    return worker_finishes(one, training, CONFIG)
+    service_finishes(one, training, CONFIG, ended=ENDED)
+    return 0
 
 
-@row("A program that ends without closing its recorder ends, and loses no more than a killed one.")
+@row("A program that ends without closing its recorder ends at once, and nothing captured is lost.")
 def ends_without_close(one: Try) -> int:
-    training = one.start(config=CONFIG, ending="never_closed", ending_step=one.random.randint(1, 150))
+    # A recorder in a variable of a function is dropped, and so closed, with the function; one of a module is not.
+    ending = one.random.choice(["never_closed", "never_dropped"])
+    one.notes.append(ending)
+    training = one.start(config=CONFIG, ending=ending, ending_step=one.random.randint(1, 150))
     training.end_well(20.0)
     one.nothing_runs()
-    loss = lost_frames(one, training, CONFIG)
-    one.recover()
-    return loss
+    clips = evidence.check_done(one.folder)
+    lost = captured(CONFIG, training.steps) - shown(clips)
+    require(not lost, f"{len(lost)} captured frames are lost: {sorted(lost)[:10]}")
+    one.recover_nothing()
+    return 0
+
+
+@row("A recorder that is dropped without being closed while training goes on: its clip is finished, its service ends.")
+def dropped_without_close(one: Try) -> int:
+    step = one.random.randint(1, 250)
+    training = one.start("dropped", steps=step)
+    training.wait_until(lambda: training.diary.events("dropped"), "the recorder was dropped")
+    training.wait_until(lambda: not training.services() and not training.workers(), "its processes ended")
+    config = {"video_length": 100, "video_interval": 100}
+    clips = evidence.check_done(one.folder)
+    lost = captured(config, step) - shown(clips)
+    require(not lost, f"{len(lost)} captured frames are lost: {sorted(lost)[:10]}")
+    training.stop()
+    training.end_well()
+    one.nothing_runs()
+    one.nothing_held(training)
+    one.recover_nothing()
+    return 0

@@ -44,12 +44,12 @@ def sample(pid: int) -> Sample | None:
 
 
 def watch(training: Training, every_s: float) -> dict[str, list[Sample]]:
-    """Sample training and worker until the training ends."""
-    found: dict[str, list[Sample]] = {"training": [], "worker": []}
+    """Sample training, service and worker until the training ends."""
+    found: dict[str, list[Sample]] = {"training": [], "service": [], "worker": []}
     training.wait_open()
-    worker = training.worker()
+    pids = {"training": training.pid, "service": training.service(), "worker": training.worker()}
     while training.process.poll() is None:
-        for name, pid in (("training", training.pid), ("worker", worker)):
+        for name, pid in pids.items():
             one = sample(pid)
             if one and one.rss_kib:
                 found[name].append(one)
@@ -101,7 +101,7 @@ def _endure(
     return len(clips)
 
 
-@row("A thousand clips in a row: memory, descriptors and threads of training and worker stay flat.", tries=1, slow=True)
+@row("A thousand clips in a row: memory, descriptors and threads of every process stay flat.", tries=1, slow=True)
 def thousand_clips(one: Try) -> int:
     count = 1000 if one.long else 150
     clips = _endure(one, {"video_length": 2, "video_interval": 2}, 2 * count)
@@ -122,7 +122,7 @@ def long_clip_in_segments(one: Try) -> int:
 
 
 @row(
-    "A clip of 200,000 frames in one file: training stays flat; its worker keeps the file's index, 100 bytes a frame.",
+    "A clip of 200,000 frames in one file: all stay flat; the worker keeps the index, 100 bytes a frame.",
     tries=1,
     slow=True,
 )

@@ -32,8 +32,7 @@ def _record(one: Try) -> None:
     training.wait_open()
     training.wait_steps(35)
     training.wait_until(lambda: training.progress.get("encoded") >= 33, "the second clip was begun")
-    for pid in [training.pid, *training.workers()]:
-        os.kill(pid, 9)
+    training.kill_everything()
     training.wait()
     later = {"fps": 30, "name_prefix": "later", "video_length": 5, "video_interval": 5, "render": "later"}
     one.start(config=later, backend={"snapshot": True}, steps=10).end_well()

@@ -73,3 +73,36 @@ def folder_is_a_link(one: Try) -> int:
     one.accounts(training, evidence.check_done(real), steps=60)
     one.recover_nothing()
     return 0
+
+
+@row(
+    "Links under names that the recorder uses are neither followed nor replaced; clips are recorded under other names."
+)
+def links_under_its_names(one: Try) -> int:
+    outside = one.base / "outside"
+    outside.mkdir()
+    one.folder.mkdir()
+    clip = "rl-video-step-20"
+    names = ["session.json", "session.jsonl", "session-pace.json", "rl-video-step-0.json", f"{clip}.snapshots.npz.part"]
+    names += [f"{clip}.snapshots.npz", f"{clip}.mp4.part", "rl-video-step-40.mp4"]
+    for name in names:
+        target = outside / name
+        if one.random.random() < 0.5:
+            target.write_text("somebody else's")
+        (one.folder / name).symlink_to(target)
+    before = evidence.fingerprint(outside)
+    backend = {"snapshot": True, "render_delay_s": 0.02}
+    training = one.start(config={"fps": 30, "video_length": 20, "video_interval": 20}, backend=backend, steps=60)
+    status = training.wait()
+    one.nothing_runs()
+    require(evidence.fingerprint(outside) == before, f"changed outside: {sorted(evidence.fingerprint(outside))}")
+    replaced = [name for name in names if not (one.folder / name).is_symlink()]
+    require(not replaced, f"links were replaced: {replaced}")
+    require(status == 0, f"the training ended with status {status}: {training.output[-2000:]}")
+    clips = [clip for clip in evidence.look(one.folder) if clip.closed]
+    for found in clips:
+        evidence.check_clip(found, one.folder)
+    summary = training.summary()
+    one.notes.append(f"{[found.name for found in clips]}, dropped {summary['dropped']}")
+    require(evidence.shown(clips) == set(range(60)), f"not all was recorded: {summary}")
+    return 0

@@ -62,6 +62,31 @@ def forked_child_closes(one: Try) -> int:
     return _nothing_doubled(one, clips=1, steps=60)
 
 
+@row("A forked process that steps and closes its copy of the recorder: nothing of it is recorded, and nothing hangs.")
+def forked_process_steps(one: Try) -> int:
+    training = one.start("forked_steps", steps=60, step_of_fork=one.random.randint(0, 60))
+    training.end_well()
+    one.nothing_runs()
+    one.nothing_held(training)
+    (told,) = training.diary.events("child")
+    require(told["status"] == 0, f"the child ended with {told['status']}: {training.output[-2000:]}")
+    require(training.summary()["requested"] == 60, f"not the parent's steps alone: {training.summary()}")
+    return _nothing_doubled(one, clips=1, steps=60)
+
+
+@row("Processes forked while service and worker start, which outlive the recorder: close() waits for none of them.")
+def forks_at_the_start(one: Try) -> int:
+    training = one.start("forks_at_the_start", steps=60)
+    training.end_well()
+    one.nothing_runs()
+    one.nothing_held(training)
+    summary = training.summary()
+    one.notes.append(f"{summary['forked']} forked, closed in {summary['took_s']:.2f} s")
+    require(summary["forked"] > 3, f"only {summary['forked']} processes were forked")
+    require(summary["took_s"] < 5.0, f"closing took {summary['took_s']:.1f} s")
+    return _nothing_doubled(one, clips=1, steps=60)
+
+
 _UNGUARDED = """
 import sys
 

@@ -7,19 +7,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import structlog
 
 from stepreel import Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.clip import ClipState
-from stepreel.session import SessionLog, launched_rank
+from stepreel.service.session_log import SessionLog, write_session
 from stepreel.storage.inspection import inspect
 from stepreel.storage.recovery import recover
-from stepreel.storage.session_files import is_record, session_stems
+from stepreel.storage.session_files import is_record, launched_rank, session_stems
+from stepreel.transport.messages import Logged, encode
+
+
+def log_of(folder: Path, told: list[Logged] | None = None) -> SessionLog:
+    return SessionLog(folder, "session", (told if told is not None else []).append)
 
 
 def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path) -> None:
-    log = SessionLog(tmp_path)
+    log = log_of(tmp_path)
     log.info("clip.opened", clip="first", step=0)
     log.write_lines()
     path = tmp_path / "session.jsonl"
@@ -33,7 +37,7 @@ def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_a_line_says_when_what_happened_and_how_bad_it_is(tmp_path: Path) -> None:
-    log = SessionLog(tmp_path)
+    log = log_of(tmp_path)
     before = datetime.now(UTC)
     log.info("clip.closed", clip="one", state=ClipState.COMPLETE, dropped={"queue_full": 2}, folder=tmp_path)
     log.warning("worker.lost", status=-9)
@@ -51,20 +55,69 @@ def test_a_line_says_when_what_happened_and_how_bad_it_is(tmp_path: Path) -> Non
     assert (lost["event"], lost["level"], lost["status"]) == ("worker.lost", "warning", -9)
 
 
-def test_a_log_processor_of_the_caller_that_fails_is_a_line_of_the_log(tmp_path: Path) -> None:
-    def fail(*_: object) -> dict[str, object]:
-        raise ValueError("no")
-
-    with structlog.testing.capture_logs(), pytest.MonkeyPatch.context() as patch:
-        log = SessionLog(tmp_path)
-        patch.setattr(
-            log, "_callers", structlog.wrap_logger(None, processors=[fail], wrapper_class=structlog.BoundLogger)
-        )
-        log.info("clip.opened", clip="one", step=0)
+def test_each_event_is_handed_to_the_caller_at_once_and_what_the_caller_knows_is_not(tmp_path: Path) -> None:
+    told: list[Logged] = []
+    log = log_of(tmp_path, told)
+    log.info("clip.opened", clip="one")
+    log.append("warning", "hook.failed", {"hook": "on_clip_closed"})
+    assert told == [Logged(event="clip.opened", level="info", facts={"clip": "one"})]
     log.write_lines()
-    opened, failed = map(json.loads, (tmp_path / "session.jsonl").read_text().splitlines())
-    assert opened["event"] == "clip.opened"
-    assert (failed["event"], failed["log_event"]) == ("log.failed", "clip.opened")
+    lines = [json.loads(line) for line in (tmp_path / "session.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["clip.opened", "hook.failed"]
+
+
+def test_trouble_that_repeats_is_logged_once_and_then_counted(tmp_path: Path) -> None:
+    told: list[Logged] = []
+    log = log_of(tmp_path, told)
+    for step in range(5):
+        log.trouble("frame.dropped", kind="render_failed", count=2, step=step)
+        log.trouble("frame.dropped", kind="disk_full", step=step)
+    assert [(one.facts["kind"], one.facts["count"]) for one in told] == [("render_failed", 2), ("disk_full", 1)]
+    log.flush_trouble()
+    log.flush_trouble()
+    assert [(one.facts["kind"], one.facts["count"]) for one in told[2:]] == [("render_failed", 8), ("disk_full", 4)]
+
+
+def test_lines_that_find_no_disk_are_lost_and_the_next_ones_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    log = log_of(folder)
+    log.info("one")
+    with pytest.raises(FileNotFoundError):
+        log.write_lines()
+    assert not log.has_lines
+    folder.mkdir()
+    log.info("two")
+    log.write_lines()
+    assert json.loads((folder / "session.jsonl").read_text())["event"] == "two"
+
+
+def test_the_log_is_never_written_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    (tmp_path / "session.jsonl").symlink_to(elsewhere)
+    log = log_of(tmp_path)
+    log.info("one")
+    with pytest.raises(OSError, match="link"):
+        log.write_lines()
+    assert elsewhere.read_text() == "mine"
+
+
+def test_an_event_with_facts_of_any_type_can_be_sent_and_written(tmp_path: Path) -> None:
+    told: list[Logged] = []
+    log = log_of(tmp_path, told)
+    log.info("one", path=tmp_path, state=ClipState.COMPLETE, error="half a pair: \udc80", numbers=(1, 2.5))
+    log.write_lines()
+    assert all(encode(one) for one in told)
+    assert json.loads((tmp_path / "session.jsonl").read_text())["state"] == "complete"
+
+
+def test_the_session_file_says_where_it_ran(tmp_path: Path) -> None:
+    path = tmp_path / "session.json"
+    write_session(path, {"schema": 1, "folder": tmp_path}, training_process=7, program="train.py")
+    found = json.loads(path.read_text())
+    assert (found["schema"], found["folder"]) == (1, str(tmp_path))
+    assert (found["host"]["pid"], found["host"]["program"]) == (7, "train.py")
+    assert found["host"]["versions"]["numpy"]
 
 
 @pytest.mark.parametrize(

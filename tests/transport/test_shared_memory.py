@@ -1,0 +1,85 @@
+"""Attaching to the memory of another process."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+
+from stepreel.errors import WorkerError
+from stepreel.transport.control_bytes import SOMEBODY_WAITS, TRAINING_IS_IDLE, WORKERS_ARE_RAISED
+from stepreel.transport.shared_memory import (
+    MOST_STREAMS,
+    MOST_WORKERS,
+    PAGE,
+    ServiceWord,
+    SharedMemory,
+    TrainingWord,
+    aligned,
+)
+
+from ..memory import make_memory
+
+HEADER = 64
+
+
+def test_another_mapping_sees_the_same_memory() -> None:
+    with make_memory(description=b"what there is to know", pool_nbytes=3 * PAGE) as memory:
+        other = SharedMemory.attach(os.dup(memory.fd))
+        assert other.layout == memory.layout
+        assert bytes(other.description) == b"what there is to know"
+        memory.training[TrainingWord.STEPS] = 7
+        other.service[ServiceWord.PROCESS] = 8
+        assert (other.training[TrainingWord.STEPS], memory.service[ServiceWord.PROCESS]) == (7, 8)
+        memory.close()
+        assert other.training[TrainingWord.STEPS] == 7
+        other.close()
+        other.close()
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (HEADER, b"stepreeL"),
+        (HEADER + 8, struct.pack("<Q", 2)),
+        (HEADER + 16, struct.pack("<Q", 4096)),
+        (HEADER + 24, struct.pack("<Q", 1000)),
+        (HEADER + 48, struct.pack("<Q", 2**40)),
+    ],
+    ids=["magic", "version", "size", "records", "pool"],
+)
+def test_other_memory_is_refused(offset: int, value: bytes) -> None:
+    with make_memory() as memory:
+        memory.view[offset : offset + len(value)] = value
+        with pytest.raises(WorkerError, match=f"descriptor {memory.fd} "):
+            SharedMemory.attach(memory.fd)
+
+
+def test_memory_that_was_cut_is_refused() -> None:
+    with make_memory(pool_nbytes=4 * PAGE) as memory:
+        os.ftruncate(memory.fd, memory.layout.nbytes - PAGE)
+        with pytest.raises(WorkerError, match="wanted"):
+            SharedMemory.attach(memory.fd)
+
+
+def test_what_is_no_memory_is_refused() -> None:
+    read_end, write_end = os.pipe()
+    with pytest.raises(WorkerError):
+        SharedMemory.attach(read_end)
+    os.close(read_end)
+    os.close(write_end)
+    with pytest.raises(WorkerError):
+        SharedMemory.attach(write_end)
+
+
+def test_no_two_parts_share_a_page_and_no_two_words_a_place() -> None:
+    with make_memory(description=bytes(5000), records=256, pool_nbytes=100) as memory:
+        layout = memory.layout
+        starts = [layout.description, layout.journal, layout.releases, layout.checkpoints, layout.pool, layout.nbytes]
+        assert starts == sorted(set(starts))
+        assert all(start % PAGE == 0 for start in starts)
+        assert layout.nbytes == layout.pool + aligned(100)
+    assert len({TRAINING_IS_IDLE, WORKERS_ARE_RAISED, SOMEBODY_WAITS}) == 3
+    assert ServiceWord.GRIDS + MOST_STREAMS <= ServiceWord.STATISTICS
+    assert (ServiceWord.WORKERS + MOST_WORKERS) * 8 <= PAGE
