@@ -182,7 +182,7 @@ class Link:
         self.changed()
 
     def care(self) -> WorkerError | None:
-        """See a service off that has ended, and start another where it died. Blocks; `cared` is to be called then.
+        """Wait for the end of a service, and start another where it died. Blocks; `cared` is to be called then.
 
         Returns:
             Why recording has ended, where it could not go on.
@@ -472,7 +472,7 @@ class _ServiceProcess:
             self._process.kill()
 
     def end(self) -> str:
-        """Let go of the process, which is gone or goes on without being heard; return its last words."""
+        """Let go of the process, which is gone or goes on without being heard; return the end of its output."""
         connection, self._socket = self._socket, None
         watch, self._watch = self._watch, -1
         if connection:

@@ -238,7 +238,7 @@ class _Rendering:
         return writer.segments
 
     def _completed(self, before: Clip, segments: Sequence[Segment]) -> Clip:
-        """Return the clip with these segments, and books that balance again."""
+        """Return the clip with these segments, and counts that add up again."""
         encoded = sum(segment.frames for segment in segments)
         dropped = max(before.frames.requested - encoded, 0)
         frames = FrameCounts(

@@ -3,7 +3,7 @@
     python examples/async_training.py --video --video_interval 10000
 
 An actor steps the environment, a learner gets what its episodes earned and improves the policy, and a reporter prints
-a line now and then. The recorder is one more guest of the same loop: it works while the others wait.
+a line now and then. The recorder listens in the same loop; a process of its own draws and encodes.
 """
 
 from __future__ import annotations

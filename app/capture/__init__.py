@@ -1,1 +1,1 @@
-"""The part of a recorder that runs on the training thread: nothing in it waits. Imported by the recorders only."""
+"""What runs on the training thread, internal: for the recorders and `stepreel.core`. Nothing in it waits."""

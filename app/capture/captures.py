@@ -75,7 +75,10 @@ class Captures:
         return bool(self._on_their_way)
 
     def capture(self, stream: Stream, request: CaptureRequest) -> None:
-        """Capture a frame, refuse it, or hold it until there is room."""
+        """Capture a frame, refuse it, or hold it until there is room.
+
+        Room is looked for first: a frame that is refused costs no copy, and no drawing.
+        """
         admission = self._admission
         if not request.clip.is_ring:
             self._training[TrainingWord.REQUESTED] += 1

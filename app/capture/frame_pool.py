@@ -18,8 +18,9 @@ _FAULT_AROUND_NBYTES = 65536
 class FramePool:
     """Memory that training writes and workers read. Belongs to the training thread.
 
-    Leases are first fit, so that the same warm pages are used again and again. What is handed over under the number of
-    a record comes back once the service has released that record.
+    Ranges of any size, not slots of one: an environment tells the size of its pictures with the first one, and may
+    change it. Leases are first fit, so that the same warm pages are used again and again. What is handed over under
+    the number of a record comes back once the service has released that record.
     """
 
     def __init__(self, memory: SharedMemory) -> None:

@@ -77,6 +77,7 @@ class Producer:
 
     def step(self) -> None:
         """Count a step, and capture it where the schedule says so."""
+        # Most steps belong to no clip: those cost a comparison and two stores.
         schedule = self._schedule
         if schedule.next_step < self._wake_step:
             schedule.next_step += 1

@@ -18,8 +18,9 @@ MOST_WAITING = 256
 class BackgroundHook(ABC):
     """A hook that takes a clip at once, and has `send` called with it on a thread of its own, one clip after another.
 
-    A recorder calls its hooks on the event loop's thread: what takes time there holds up the recording, or, in async
-    code, the caller's own tasks. What `send` raises is logged as `hook.failed`, and the next clip is sent.
+    A recorder calls its hooks one after the other, on the thread that listens to the recording service or, in async
+    code, on the caller's event loop: a slow one delays the others, and the end of closing. What `send` raises
+    is logged as `hook.failed`, and the next clip is sent.
 
     ```python
     with WandbHook(run) as hook, Recorder(config, backend, on_clip_closed=hook) as recorder:

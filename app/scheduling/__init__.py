@@ -1,1 +1,1 @@
-"""Scheduling, internal to the recorder: which step is captured, and which frame makes way in a full queue. Pure."""
+"""Scheduling, internal: for `capture` and `service`. Which step is captured, which frame makes way. Pure."""

@@ -105,7 +105,7 @@ class ClipProgress(msgspec.Struct, kw_only=True, tag="clip"):
     missing: dict[DropCause, Steps] = {}
     open_steps: Steps | None = None
     has_salvage: bool = False
-    """A segment was mended."""
+    """A segment was repaired."""
     has_failed: bool = False
     """It could not go on, whatever it holds by now."""
 

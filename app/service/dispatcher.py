@@ -51,7 +51,7 @@ class Dispatcher:
         self._look_s = look_s
 
     def assign(self, work: ClipWork) -> None:
-        """Give a clip to the worker that has least to do."""
+        """Give a clip to the worker that has least to do. A clip is never split: its segments are in order."""
         slot = min(self.slots, key=lambda one: (one.is_doubtful, len(one.clips)))
         slot.clips[work.index] = work
 
@@ -83,7 +83,7 @@ class Dispatcher:
         yield from self._next_ends(slot, list(slot.clips.values()))
 
     def give_up(self, slot: WorkerSlot, work: ClipWork, cause: DropCause) -> None:
-        """Have no worker bother with a clip any more: what waits of it is dropped, now and as it comes."""
+        """Give a clip to no worker any more: what waits of it is dropped, now and as it comes."""
         work.given_up = cause
         if work.unrepaired:
             work.unrepaired = []

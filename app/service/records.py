@@ -109,7 +109,7 @@ class Records:
         self.unheard.clear()
 
     async def _write(self) -> None:
-        """Bring the log to disk, and the clips that have waited longest: half of them, so that a turn is short."""
+        """Bring the log to disk, and the clips that have waited longest: half of them, so that each batch is short."""
         due = self._take_due()
         settling = [work for work in due if work.life.phase is Phase.SETTLING]
         for work in settling:

@@ -47,7 +47,8 @@ from .waits import Waits
 from .waking import Notifier
 
 LOOK_S = 0.01
-"""Time from one look at the journal to the next, in a process of its own [s]."""
+"""Time from one look at the journal to the next, in a process of its own [s]. Training wakes nobody: it would be a
+system call in each captured step."""
 EMBEDDED_LOOK_S = 0.03
 """The same in the caller's event loop, where each look takes the interpreter from training."""
 _IDLE_LOOK_S = 0.1

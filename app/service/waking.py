@@ -36,7 +36,7 @@ class Notifier:
 class Batching:
     """Has the tasks of one event loop do their work together, at points some time apart.
 
-    In a loop that training shares its interpreter with, few long turns delay training less than many short ones.
+    In a loop that training shares its interpreter with, a few long runs delay training less than many short ones.
     """
 
     def __init__(self, interval_s: float) -> None:

@@ -192,7 +192,7 @@ class Workers:
             self._memory.service[ServiceWord.WORKERS + place] = pid
 
     async def _converse(self, slot: WorkerSlot, process: WorkerProcess) -> tuple[int, str]:
-        """Send and receive until the worker ends; return its exit status and last words."""
+        """Send and receive until the worker ends; return its exit status and the end of its standard error."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(process.collect_diagnostics)

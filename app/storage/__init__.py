@@ -1,1 +1,4 @@
-"""What lies on disk, and what is done with it: manifests, segments, snapshots, locks; recovery, repair, inspection."""
+"""What lies on disk, internal but for `recovery.recover`: for every package that writes clips or reads them.
+
+Manifests, segments, snapshots and locks; recovery, repair and inspection.
+"""

@@ -26,7 +26,7 @@ _REFUND_ORDER = (
     DropCause.CLOSED,
     *DropCause,
 )
-"""Causes under which frames may be booked that are in a file after all, likeliest first."""
+"""Causes under which frames may be counted that are in a file after all, likeliest first."""
 
 
 class UnrepairableError(Exception):
@@ -259,7 +259,7 @@ def _misfit(clip: Clip, one: _Found, others: Iterable[_Found]) -> str | None:
 
 
 def _settled(before: Clip, shown: list[int]) -> Clip:
-    """Return a clip of which exactly the steps `shown` are in files, ascending, with books that balance.
+    """Return a clip of which exactly the steps `shown` are in files, ascending, with counts that add up.
 
     What a clip left open asked for is not known: up to its last step that is, every one is taken to have been.
     """
@@ -303,7 +303,7 @@ def clip_of_snapshots(about: SnapshotsAbout) -> Clip:
 
 
 def with_snapshots(clip: Clip, snapshots: SnapshotFile, kept: Sequence[int]) -> Clip:
-    """Return a clip that was repaired with its snapshots listed, of the steps `kept`, and books that balance.
+    """Return a clip that was repaired with its snapshots listed, of the steps `kept`, and counts that add up.
 
     Raises:
         UnrepairableError: they are not its snapshots.

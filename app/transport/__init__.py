@@ -1,1 +1,4 @@
-"""How training and its recording service talk: shared memory, the journal in it, messages. For the two ends only."""
+"""How training, its recording service and workers talk, internal: for `capture`, `core`, `link`, `service`, `encoders`.
+
+Shared memory, the journal in it, messages. `stepreel.statistics` reads counters there.
+"""

@@ -13,7 +13,7 @@ number and a checksum, so that a torn one is seen. Text follows a record in as m
     nbytes     int64   of the capture
     height     uint32  of a picture; 0: a snapshot
     width      uint32
-    count      uint32  bytes of text; of a capture: see `FLAG_...`
+    count      uint32  bytes of text
     checksum   uint32  CRC-32 of all before, and of the text
 
 The reader moves `RETAINED` forward once a checkpoint holds all that older records say, so that a service that takes

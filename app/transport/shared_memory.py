@@ -74,7 +74,7 @@ class ServiceWord:
     """Published frames that wait no longer: a worker has them, or they were dropped."""
     FRAME_NBYTES_TAKEN = 4
     HEARTBEAT = 5
-    """Grows for as long as the service's loop turns."""
+    """Grows with every look at the journal."""
     CHECKPOINTS = 6
     """Checkpoints written; the last one lies at this number's parity."""
     PROCESS = 7
@@ -140,6 +140,7 @@ class Layout:
 class SharedMemory:
     """One mapping of the memory, without a name: it lasts as long as a process that has its descriptor or maps it.
 
+    It does not count against `/dev/shm`, which a container often limits to 64 MB, and a kill leaves nothing behind.
     Address space costs nothing; a page costs memory once it was written.
 
     Attributes:

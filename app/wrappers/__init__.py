@@ -55,7 +55,7 @@ class RecordVideo(
         config: All other settings. What the arguments above decide must be left at its default there, or be the same.
         backend: "auto": snapshots of a MuJoCo simulation where they show what `env.render()` does, else `env.render()`;
             "mujoco" or "render": that one; or a backend to capture with. Snapshots need no `render_mode`.
-        on_clip_closed: Called with each clip whose files are on disk, on the thread of the recorder's event loop.
+        on_clip_closed: Called with each clip whose files are on disk, on the thread that listens to the service.
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:

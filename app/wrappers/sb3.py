@@ -52,7 +52,7 @@ class VecVideoRecorder(WrapperBase, VecEnvWrapper):  # type: ignore[misc] # The 
             is recorded by snapshots, and needs no render mode; all others by `render()`, as by "render". "mujoco": by
             snapshots, or not at all.
         config: All other settings. What the arguments above decide must be left at its default there, or be the same.
-        on_clip_closed: Called with each clip whose files are on disk, on the thread of the recorder's event loop.
+        on_clip_closed: Called with each clip whose files are on disk, on the thread that listens to the service.
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Attributes:

@@ -72,7 +72,7 @@ class RecordVideo(WrapperBase, _VectorWrapper, gymnasium.utils.RecordConstructor
             simulations in a `SyncVectorEnv` that is not reset within a step; all others by `env.render()`, as by
             "render". "mujoco": by snapshots, or not at all.
         config: All other settings. What the arguments above decide must be left at its default there, or be the same.
-        on_clip_closed: Called with each clip whose files are on disk, on the thread of the recorder's event loop.
+        on_clip_closed: Called with each clip whose files are on disk, on the thread that listens to the service.
         on_segment_closed: Called likewise with a clip and each file of it that is whole.
 
     Raises:
