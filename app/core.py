@@ -72,7 +72,7 @@ class RecorderCore:
                 stream.backend.close()
             raise
         self.producer = Producer(config, self._streams, self.memory)
-        self.link = Link(self.memory, self.folder, hooks, self.producer.fail)
+        self.link = Link(self.memory, self.folder, hooks, self.producer.fail, is_strict=config.strict)
         self._last: Statistics | None = None
         self._idle_count = 0
         _cores.add(self)
@@ -122,13 +122,13 @@ class RecorderCore:
     def summary(self) -> Summary:
         """Return every clip that is closed, and the sums; complete once the recorder is closed."""
         statistics = self.statistics()
-        clips = tuple(self.link.clips)
-        return Summary(output_dir=self.folder, clips=clips, frames=statistics.frames, statistics=statistics)
+        return Summary(output_dir=self.folder, clips=self.link.clips, frames=statistics.frames, statistics=statistics)
 
     def let_go(self) -> None:
         """Let go of what the constructor took, once the service is over or goes on by itself. Idempotent."""
         if self._last is None:
-            self._last = _settled(self.statistics())
+            left = ServiceStatistics.read(self.memory).frames.pending
+            self._last = _settled(self.statistics(), left)
             self.producer.disown()
             self.memory.close()
         self.unlock()
@@ -178,15 +178,22 @@ class RecorderCore:
             worker_priority=config.worker_priority,
             render_duty=config.render_duty,
             strict=config.strict,
-            has_hooks=hooks.on_clip_closed is not None,
+            has_hooks=hooks.on_clip_closed is not None or hooks.on_segment_closed is not None,
             deadlines=DEADLINES,
         )
 
 
-def _settled(statistics: Statistics) -> Statistics:
-    """Return the last statistics: what an interruption kept from being told is not pending for ever."""
+def _settled(statistics: Statistics, left: int) -> Statistics:
+    """Return the last statistics.
+
+    Frames that the service has `left` are still pending: it goes on by itself, or was lost. If it has left none, an
+    interruption kept from being told what still counts as pending.
+    """
     frames = statistics.frames
-    return replace(statistics, frames=replace(frames, requested=frames.requested - frames.pending, pending=0))
+    untold = 0 if left else frames.pending
+    return replace(
+        statistics, frames=replace(frames, requested=frames.requested - untold, pending=frames.pending - untold)
+    )
 
 
 def _with_rank(config: RecorderConfig, rank: int | None) -> RecorderConfig:

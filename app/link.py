@@ -119,8 +119,6 @@ class Link:
     """What it has to tell comes back from `receive`, which belongs to one thread or task; `ask_...` to any.
 
     Attributes:
-        clips: Every clip that was announced, in order.
-        codec: The encoder in use, once it is known.
         is_over: Nothing more will be heard.
         needs_care: The service has ended, or died: `care` and `cared` are to be called.
         refusal: Why nothing can be recorded.
@@ -128,25 +126,34 @@ class Link:
     """
 
     def __init__(
-        self, memory: SharedMemory, folder: Path, hooks: Hooks, fail: Callable[[RecordingError], None]
+        self,
+        memory: SharedMemory,
+        folder: Path,
+        hooks: Hooks,
+        fail: Callable[[RecordingError], None],
+        *,
+        is_strict: bool = False,
     ) -> None:
-        self.clips: list[Clip] = []
-        self.codec: str | None = None
         self.is_ready = False
         self.is_over = False
         self.needs_care = False
         self.refusal: StepreelError | None = None
         self.changed: Callable[[], None] = _nothing
-        self._memory = memory
+        self._clips: dict[int, Clip] = {}
         self._folder = folder
         self._hooks = hooks
         self._fail = fail
+        self._is_strict = is_strict
         self._service = _ServiceProcess(memory, folder)
         self._asked = _Asked()
-        self._announced: set[int] = set()
         self._has_ended = False
         self._log = _CallerLog(self._note)
         self._moves = _Moves(memory)
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """Every clip that was announced, in order."""
+        return tuple(self._clips.copy().values())
 
     def start(self) -> None:
         """Start the service in a process of its own. Raises `WorkerError`."""
@@ -206,6 +213,8 @@ class Link:
         if problem:
             self.refusal = self.refusal or problem
             self._log.write("warning", "recorder.failed", {"error": str(problem)})
+            if self._is_strict:
+                self._fail(RecordingError(f"{problem} (strict=True)"))
         if problem or self._has_ended:
             self._end()
         else:
@@ -214,7 +223,7 @@ class Link:
 
     def ask_flush(self, answered: Callable[[], None]) -> None:
         """Have it called, on the thread that receives, once all that is in the journal now is done."""
-        flush = self._asked.flush(self._memory.training[TrainingWord.HEAD], answered)
+        flush = self._asked.flush(self._moves.head, answered)
         if self.is_over:
             self._asked.answer(flush.token)
         else:
@@ -247,7 +256,7 @@ class Link:
     def _take(self, message: ToTraining) -> Iterator[HookCall]:
         match message:
             case Opened():
-                self.is_ready, self.codec = True, message.codec
+                self.is_ready = True
             case Refused():
                 kind = CodecUnavailableError if message.is_codec else WorkerError
                 self.refusal = self.refusal or kind(message.message)
@@ -268,11 +277,10 @@ class Link:
                 self._has_ended = self.needs_care = True
 
     def _take_clip(self, message: ClipReady) -> Iterator[HookCall]:
-        if message.index in self._announced:
+        if message.index in self._clips:
             return  # A service that took over tells of it again.
-        self._announced.add(message.index)
         clip = replace(message.clip, folder=self._folder)
-        self.clips.append(clip)
+        self._clips[message.index] = clip
         heard = Heard(clip=message.index)
         if hook := self._hooks.on_clip_closed:
             yield self._hook_call("on_clip_closed", lambda: hook(clip), lambda: self._service.send(heard))
@@ -359,6 +367,11 @@ class _Moves:
         self._restarts = 0
         self._released = 0
         self.backoff_s = 0.0
+
+    @property
+    def head(self) -> int:
+        """Records that training has written."""
+        return self._memory.training[TrainingWord.HEAD] if self._memory.fd >= 0 else 0
 
     def is_stuck(self, *, somebody_waits: bool) -> bool:
         """Count a look; whether the service has not moved in so many, although there is something to do."""
@@ -483,6 +496,9 @@ class _ServiceProcess:
         output, self._output = self._output, None
         if self._process and output:
             status = self._process.wait(_END_S)
+            if status is None:  # Two services must never write to the same memory.
+                self._process.kill()
+                status = self._process.wait(_END_S)
             self.ended_well = status == 0
             words = f"status {status}: {_tail_of(output)}"
         if output:

@@ -226,6 +226,7 @@ class AsyncRecorder:
     async def flush(self) -> None:
         """Wait until all that was captured is encoded or dropped, and every ended clip is closed."""
         self._check_open()
+        self._listener.refuse_inside()
         self._core.producer.settle()
         answered = anyio.Event()
         self._core.link.ask_flush(answered.set)
@@ -251,6 +252,7 @@ class AsyncRecorder:
                 self._core.let_go()
             return
         self._core.producer.refuse_inside()
+        self._listener.refuse_inside()
         self._is_open = False
         try:
             self._core.producer.close()
@@ -339,11 +341,13 @@ class _Listener:
         self._link = link
         self._heard: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
+        self._task: int | None = None
         link.changed = self._notify
 
     async def run(self) -> None:
         """Hear the service until there is nothing more to hear."""
         link = self._link
+        self._task = anyio.get_current_task().id
         with anyio.CancelScope(shield=True) as self._scope:
             try:
                 while not link.is_over:
@@ -359,6 +363,11 @@ class _Listener:
         if self._heard is None:
             self._heard = anyio.Event()
         await self._heard.wait()
+
+    def refuse_inside(self) -> None:
+        """Raise `RecordingError` in a hook, which would wait for itself."""
+        if anyio.get_current_task().id == self._task:
+            raise RecordingError("a hook called the recorder, which waits for the hook; call it from the training loop")
 
     def leave(self) -> None:
         """Hear nothing more; the service goes on by itself."""

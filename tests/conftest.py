@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
@@ -37,6 +38,13 @@ def blockbuster() -> Iterator[BlockBuster]:
             for file in ("app/recorder.py", "stepreel/recorder.py"):  # From a checkout, and installed.
                 function.can_block_in(file, "__init__")  # Constructing a recorder checks the output folder.
         yield guard
+
+
+@pytest.fixture(autouse=True)
+def default_log() -> Iterator[None]:
+    """Have no test log otherwise because an earlier one ran the command line, which configures structlog."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

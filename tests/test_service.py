@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import psutil
 import pytest
 
@@ -237,9 +239,9 @@ async def test_an_async_recorder_closes_in_the_background_too(output_dir: Path) 
         for _ in range(20):
             await recorder.step()
         service = service_of()
-    assert not (output_dir / "rl-video-step-0.mp4").exists()
     poll_until(lambda: ended(service))
-    assert read_manifest(output_dir / "rl-video-step-0.json").frames.encoded == 20
+    clip = await anyio.to_thread.run_sync(read_manifest, output_dir / "rl-video-step-0.json")
+    assert clip.frames.encoded == 20
 
 
 def test_a_recorder_that_is_dropped_without_close_leaves_a_whole_clip_and_no_process(output_dir: Path) -> None:
@@ -360,8 +362,6 @@ def test_a_coroutine_is_no_hook_of_a_blocking_recorder(output_dir: Path) -> None
 
 @pytest.mark.parametrize("service", ["process", "embedded"])
 async def test_an_async_recorder_awaits_its_hooks(output_dir: Path, service: str) -> None:
-    import anyio
-
     heard: list[str] = []
 
     async def hook(clip: Clip) -> None:

@@ -50,6 +50,8 @@ MOST_TEXT_NBYTES = 64 * _TEXT_NBYTES
 _MOST_BACKLOG = 4096
 _CHECKPOINT = struct.Struct("<QQI")
 _OUTCOME_BITS = 8
+_MOST_TORN_LOOKS = 500
+"""Looks at a record that the head counter says is there, and is not whole, before it is passed over."""
 _HEAD = TrainingWord.HEAD
 _RETAINED = ServiceWord.RETAINED
 _FRAME = 2
@@ -224,6 +226,9 @@ class JournalReader:
         self._mask = layout.record_count - 1
         self.position = start
         """Number of the next record to read."""
+        self.skipped = 0
+        """Places that never held a record that is whole."""
+        self._torn_looks = 0
 
     @property
     def head(self) -> int:
@@ -243,7 +248,14 @@ class JournalReader:
         while self.position < head and len(records) < most:
             record = self._record(self.position)
             if record is None:
-                break
+                self._torn_looks += 1
+                if self._torn_looks < _MOST_TORN_LOOKS:
+                    break
+                self._torn_looks = 0
+                self.skipped += 1
+                self.position += 1  # It will never be whole, and must not keep what follows from being read.
+                continue
+            self._torn_looks = 0
             records.append(record)
             self.position += record.places
         return records
