@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -374,6 +375,8 @@ class _Listener:
         if self._scope:
             self._scope.cancel()
         self._link.detach()
+        # Asleep until the service has ended: else that would stay in the list of processes.
+        threading.Thread(target=self._link.reap, name="stepreel", daemon=True).start()
 
     async def _hear_once(self, link: Link) -> None:
         for call in link.receive():

@@ -205,7 +205,12 @@ def test_blocking_drops_the_new_frame_once_the_timeout_is_over(output_dir: Path)
         drop_policy=DropPolicy.BLOCK,
         block_timeout_s=0.01,
     )
-    (clip,) = record(config, SyntheticBackend(snapshot=True, render_delay_s=0.3), 6)
+    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.3)) as recorder:
+        recorder.step()
+        poll_until(lambda: recorder.statistics().queue_depth == 0)  # A worker has it, and draws.
+        for _ in range(5):
+            recorder.step()
+    (clip,) = recorder.summary().clips
     assert clip.frames.dropped[DropCause.QUEUE_FULL] >= 1
     assert clip.missing_steps[-1][1] == 5
     check_clip(output_dir, clip)

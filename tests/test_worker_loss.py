@@ -133,6 +133,12 @@ def test_a_strict_recorder_raises_after_a_worker_was_lost_with_frames(output_dir
         train()
 
 
+def embedded_worker() -> psutil.Process:
+    """Return the worker of a service that is embedded in this process."""
+    (worker,) = (one for one in psutil.Process().children() if "stepreel.encoders.worker" in one.cmdline())
+    return worker
+
+
 async def test_a_worker_that_can_not_be_replaced_costs_its_clip_and_hangs_nothing(
     output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,8 +148,7 @@ async def test_a_worker_that_can_not_be_replaced_costs_its_clip_and_hangs_nothin
         for _ in range(10):
             await recorder.step()
         monkeypatch.setattr(sys, "executable", "/nonexistent")
-        (worker,) = psutil.Process().children()
-        worker.kill()
+        embedded_worker().kill()
         while recorder.statistics().worker_restarts < 1:  # noqa: ASYNC110 - another process makes it so.
             await anyio.sleep(0.01)
         for _ in range(10):

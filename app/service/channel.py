@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import AsyncGenerator
 
@@ -102,11 +101,3 @@ class Channel:
             except OSError:  # Nobody listens any more.
                 self._is_broken = True
                 self._outgoing.clear()
-
-
-def watch_of(process: int) -> int | None:
-    """Return a descriptor that is readable once a process has ended; None where the system has none."""
-    try:
-        return os.pidfd_open(process)
-    except (AttributeError, OSError):
-        return None

@@ -51,6 +51,8 @@ LOOK_S = 0.01
 system call in each captured step."""
 EMBEDDED_LOOK_S = 0.03
 """The same in the caller's event loop, where each look takes the interpreter from training."""
+_BLOCKED_LOOK_S = 0.002
+"""The same where training waits for room, and so for each look."""
 _IDLE_LOOK_S = 0.1
 """The same while no clip is open."""
 _SPOOL_S = 0.25
@@ -76,6 +78,8 @@ class RecordingService:
     def __init__(self, memory: SharedMemory, connection: socket.socket, *, is_embedded: bool = False) -> None:
         description = decode(memory.description, ServiceDescription)
         look_s = EMBEDDED_LOOK_S if is_embedded else LOOK_S
+        if description.drop_policy is DropPolicy.BLOCK:
+            look_s = _BLOCKED_LOOK_S  # Training may wait for each of them.
         # Where training waits for room, every moment that the loop lets pass is training's.
         interval_s = EMBEDDED_LOOK_S if is_embedded and description.drop_policy is not DropPolicy.BLOCK else 0.0
         self._is_embedded = is_embedded
