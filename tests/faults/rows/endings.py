@@ -17,6 +17,7 @@ CONFIG: dict[str, Any] = {"fps": 30, "video_length": 25, "video_interval": 25, "
 
 def everything_finished(one: Try, training: Training, *, status: int) -> int:
     ended = training.wait()
+    require(training.progress.get("is_open"), f"the recorder never opened: {training.output[-3000:]}")
     require(ended == status, f"the training ended with status {ended}, not {status}: {training.output[-3000:]}")
     one.nothing_runs()
     one.nothing_held(training)

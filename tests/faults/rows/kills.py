@@ -251,7 +251,8 @@ def kill_at_a_file_operation(one: Try) -> int:
         require(loss <= FPS, f"{loss} frames lost")
         one.recover_nothing()
         return loss
-    if not training.progress.get("is_open") and "WorkerError" in training.output:
+    is_refused = fired.exists() and not training.progress.get("is_open") and "WorkerError" in training.output
+    if is_refused and role == "worker":
         status = -signal.SIGKILL  # A worker that dies before it is ready: opening the recorder says so.
     require(status == -signal.SIGKILL, f"the training ended with status {status}: {training.output[-2000:]}")
     loss = lost_frames(one, training, config) if one.folder.exists() else 0
