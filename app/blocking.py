@@ -21,7 +21,6 @@ from .link import Hooks, Latch, Link
 from .statistics import Statistics, Summary
 
 _ROOM_LOOK_S = 0.001
-_STOP_S = 5.0
 
 
 class Recorder:
