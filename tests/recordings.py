@@ -108,6 +108,14 @@ def worker_of(training: psutil.Process | None = None) -> psutil.Process:
     return worker
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Return whether a process has ended; its parent may not have taken its status yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def kill_everything(training: psutil.Process) -> None:
     """Kill a training process, its recording services and their workers, as the end of a container does."""
     processes = [training, *training.children(recursive=True)]
@@ -121,6 +129,6 @@ def _running(module: str, processes: list[psutil.Process]) -> list[psutil.Proces
     found: list[psutil.Process] = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            if module in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if module in process.cmdline() and not has_ended(process):
                 found.append(process)
     return found

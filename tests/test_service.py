@@ -38,6 +38,7 @@ from stepreel.storage.recovery import recover
 
 from .recordings import (
     check_clip,
+    has_ended,
     is_balanced,
     kill_everything,
     poll_until,
@@ -77,10 +78,6 @@ def training(
             yield psutil.Process(popen.pid)
         finally:
             popen.kill()
-
-
-def ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("snapshot", [True, False])
@@ -178,7 +175,7 @@ def test_services_that_are_killed_again_and_again_end_the_recording_and_not_the_
             service = service_of()
             killed.add(service.pid)
             service.kill()
-            poll_until(lambda service=service: ended(service))  # type: ignore[misc]
+            poll_until(lambda service=service: has_ended(service))  # type: ignore[misc]
         poll_until(lambda: recorder._core.link.is_over)
         for _ in range(10):
             recorder.step()
@@ -187,7 +184,7 @@ def test_services_that_are_killed_again_and_again_end_the_recording_and_not_the_
 
 
 def services() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if not ended(one) and "stepreel.service" in one.cmdline()]
+    return [one for one in psutil.Process().children() if not has_ended(one) and "stepreel.service" in one.cmdline()]
 
 
 def test_a_service_that_does_not_move_is_replaced(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +224,7 @@ def test_closing_in_the_background_returns_and_the_service_finishes(output_dir: 
     assert time.monotonic() - start < 60
     assert not (output_dir / "rl-video-step-0.mp4").exists()
     poll_until(lambda: (output_dir / "rl-video-step-0.mp4").exists())
-    poll_until(lambda: ended(service))
+    poll_until(lambda: has_ended(service))
     clip = read_manifest(output_dir / "rl-video-step-0.json")
     assert (clip.state, clip.frames.encoded, clip.ended) == (ClipState.COMPLETE, 60, None)
     assert not list(output_dir.glob(".stepreel*"))
@@ -239,7 +236,7 @@ async def test_an_async_recorder_closes_in_the_background_too(output_dir: Path) 
         for _ in range(20):
             await recorder.step()
         service = service_of()
-    poll_until(lambda: ended(service))
+    poll_until(lambda: has_ended(service))
     clip = await anyio.to_thread.run_sync(read_manifest, output_dir / "rl-video-step-0.json")
     assert clip.frames.encoded == 20
 
@@ -252,11 +249,11 @@ def test_a_recorder_that_is_dropped_without_close_leaves_a_whole_clip_and_no_pro
     service = service_of()
     del recorder
     gc.collect()
-    poll_until(lambda: ended(service))
+    poll_until(lambda: has_ended(service))
     clip = read_manifest(output_dir / "rl-video-step-0.json")
     assert (clip.frames.encoded, clip.end_step) == (20, 19)
     check_clip(output_dir, clip)
-    assert "stepreel" not in [thread.name for thread in threading.enumerate()]
+    poll_until(lambda: "stepreel" not in [thread.name for thread in threading.enumerate()])
 
 
 FORKED = """

@@ -94,6 +94,9 @@ def test_whatever_a_device_raises_costs_its_frame(error: BaseException) -> None:
 class Odd:
     """Looks like a number, and is none."""
 
+    def __repr__(self) -> str:
+        return "Odd()"
+
     def __int__(self) -> int:
         raise Unspeakable
 
