@@ -232,7 +232,8 @@ def _available(keys: list[str]) -> list[str]:
     for key in keys:
         if key not in found:
             click.echo(f"Left out, because it is not installed: {PEERS[key].title}")
-    return [key for key in PEERS if key in found or key in {PEERS[other].without for other in found}]
+    besides = {key for other in found for key in (PEERS[other].without, PEERS[other].loaded)}
+    return [key for key in PEERS if key in found or key in besides]
 
 
 def _can_import(key: str) -> bool:

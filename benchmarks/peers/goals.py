@@ -61,6 +61,8 @@ class Goal:
     """None where it was not measured."""
     without: str = ""
     """What the same loop without a recorder shows, held against itself."""
+    loaded: str = ""
+    """What it shows with the load of a recorder beside it."""
 
 
 def all_goals(
@@ -89,7 +91,7 @@ def all_goals(
 
 def _steps(rows: Mapping[str, Row]) -> Iterator[Goal]:
     for key, goals in _STEP_GOALS.items():
-        row, without = rows.get(key), rows.get(PEERS[key].without)
+        row, without, loaded = rows.get(key), rows.get(PEERS[key].without), rows.get(PEERS[key].loaded or "")
         for name, limit in goals.items():
             yield Goal(
                 key=f"{key}.{name}",
@@ -98,6 +100,7 @@ def _steps(rows: Mapping[str, Row]) -> Iterator[Goal]:
                 measured=_spread(row["ratios"][name], row["ratio_spread"][name]) if row else "not measured",
                 reached=row["ratios"][name] <= limit if row else None,
                 without=_spread(without["ratios"][name], without["ratio_spread"][name]) if without else "",
+                loaded=_spread(loaded["ratios"][name], loaded["ratio_spread"][name]) if loaded else "",
             )
         yield _lost(key, row)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import queue
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .plan import Plan
+import numpy as np
+
+from .plan import Phase, Plan
 from .workload import Picture, PictureEnv
 
 
@@ -43,6 +49,8 @@ class Peer:
     setup: Setup
     without: str = "drawn"
     """Key of the same loop without a recorder, whose ratios show what the machine does on its own."""
+    loaded: str | None = None
+    """Key of the same loop without a recorder, but with the same load beside it."""
     package: str | None = None
     """The distribution whose version belongs to the result."""
     modules: tuple[str, ...] = ()
@@ -97,6 +105,72 @@ def only_step_mujoco(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Sess
 
 
 @contextmanager
+def copy_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    """Copy each picture once, into shared memory for half a clip, as any recorder in another process has to."""
+    memory = mmap.mmap(-1, plan.queue_frames * plan.picture_nbytes)
+    slots = np.frombuffer(memory, np.uint8).reshape(plan.queue_frames, plan.height, plan.width, 3)
+    slots.fill(1)
+
+    def step(number: int) -> None:
+        env.step(0)
+        if plan.is_captured(number):
+            np.copyto(slots[number % plan.queue_frames], env.render())
+
+    with _beside_load(plan, folder, step) as session:
+        yield session
+
+
+@contextmanager
+def only_step_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    with _beside_load(plan, folder, lambda number: env.step(0)) as session:
+        yield session
+
+
+@contextmanager
+def only_step_newton_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    from .cart_poles import CartPoles
+
+    simulation = CartPoles()
+    with _beside_load(plan, folder, lambda number: simulation.step()) as session:
+        yield session
+
+
+@contextmanager
+def only_step_mujoco_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+    from .humanoids import Humanoids
+
+    simulation = Humanoids()
+    with _beside_load(plan, folder, lambda number: simulation.step()) as session:
+        yield session
+
+
+@contextmanager
+def _beside_load(plan: Plan, folder: Path, train: Callable[[int], object]) -> Iterator[Session]:
+    """Train beside a program that encodes at idle priority, in clips and the gaps after them, and stands still else."""
+    plan_path = folder.parent / "load.json"
+    plan.save(plan_path)
+    command = [sys.executable, "-m", "peers.load", str(plan_path), str(os.getpid()), str(threading.get_native_id())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as load:
+        assert load.stdout
+        load.stdout.readline()
+        load.send_signal(signal.SIGSTOP)
+        is_running = False
+
+        def step(number: int) -> None:
+            nonlocal is_running
+            is_wanted = plan.phase(number) in (Phase.CLIP, Phase.GAP)
+            if is_wanted is not is_running:
+                is_running = is_wanted
+                load.send_signal(signal.SIGCONT if is_wanted else signal.SIGSTOP)
+            train(number)
+
+        try:
+            yield Session(step=step)
+        finally:
+            load.kill()
+
+
+@contextmanager
 def gymnasium_record_video(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     from gymnasium.wrappers import RecordVideo
 
@@ -113,7 +187,6 @@ def gymnasium_record_video(plan: Plan, env: PictureEnv, folder: Path) -> Iterato
 
 @contextmanager
 def stable_baselines3(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
-    import numpy as np
     from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
 
     starts = set(plan.clip_starts)
@@ -360,6 +433,35 @@ PEERS: dict[str, Peer] = {
         environment="own",
         records=False,
     ),
+    "drawn_loaded": Peer(
+        title="no recorder, pictures copied once, an encoder beside it",
+        setup=copy_beside_load,
+        modules=("stepreel", "av"),
+        records=False,
+    ),
+    "undrawn_loaded": Peer(
+        title="no recorder, nothing drawn, an encoder beside it",
+        setup=only_step_beside_load,
+        without="undrawn",
+        modules=("stepreel", "av"),
+        records=False,
+    ),
+    "newton_loaded": Peer(
+        title="no recorder, a Newton simulation, an encoder beside it",
+        setup=only_step_newton_beside_load,
+        without="newton",
+        modules=("newton", "warp", "stepreel", "av"),
+        environment="own",
+        records=False,
+    ),
+    "mujoco_loaded": Peer(
+        title="no recorder, MuJoCo simulations, an encoder beside it",
+        setup=only_step_mujoco_beside_load,
+        without="mujoco",
+        modules=("mujoco", "gymnasium.envs.mujoco", "stepreel", "av"),
+        environment="own",
+        records=False,
+    ),
     "gymnasium": Peer(
         title="Gymnasium RecordVideo",
         setup=gymnasium_record_video,
@@ -392,11 +494,12 @@ PEERS: dict[str, Peer] = {
     ),
     "thread": Peer(title="a thread, a queue and PyAV", setup=thread_and_queue, package="av", modules=("av",)),
     "ffmpeg": Peer(title="the ffmpeg program over a pipe", setup=ffmpeg_pipe),
-    "stepreel": Peer(title="stepreel, pixels", setup=stepreel_pixels, modules=("stepreel",)),
+    "stepreel": Peer(title="stepreel, pixels", setup=stepreel_pixels, loaded="drawn_loaded", modules=("stepreel",)),
     "stepreel_snapshots": Peer(
         title="stepreel, snapshots",
         setup=stepreel_snapshots,
         without="undrawn",
+        loaded="undrawn_loaded",
         modules=("stepreel",),
         encodes_per_s=4.0,
     ),
@@ -404,6 +507,7 @@ PEERS: dict[str, Peer] = {
         title="stepreel, snapshots of a Newton simulation",
         setup=stepreel_newton,
         without="newton",
+        loaded="newton_loaded",
         modules=("stepreel", "newton", "warp"),
         environment="own",
         shows_steps=False,
@@ -413,6 +517,7 @@ PEERS: dict[str, Peer] = {
         title="stepreel, snapshots of a MuJoCo simulation",
         setup=stepreel_mujoco,
         without="mujoco",
+        loaded="mujoco_loaded",
         modules=("stepreel", "mujoco", "gymnasium.envs.mujoco"),
         environment="own",
         shows_steps=False,

@@ -144,8 +144,11 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 def _goal_table(goals: Iterable[Goal]) -> str:
     answers = {True: "yes", False: "**no**", None: ""}
-    header = ("measure", "goal", "measured (least to most)", "no recorder, against itself", "reached")
-    lines = [(goal.measure, goal.goal, goal.measured, goal.without, answers[goal.reached]) for goal in goals]
+    header = ("measure", "goal", "measured (least to most)", "no recorder, against itself")
+    header += ("no recorder, the load beside it", "reached")
+    lines = [
+        (goal.measure, goal.goal, goal.measured, goal.without, goal.loaded, answers[goal.reached]) for goal in goals
+    ]
     return _table(header, lines)
 
 
@@ -411,7 +414,8 @@ def _plot_panel(
         times_ms = [step_us / 1e3 for step_us in times[key]]
         style = {"color": plt.get_cmap("tab10")(number % 10), **_OTHERS}
         if not PEERS[key].records:
-            style = {"color": _BASELINE_COLORS[key], **_BASELINES}
+            alone, beside_load, _ = key.partition("_loaded")
+            style = {"color": _BASELINE_COLORS[alone], **_BASELINES, **({"linestyle": ":"} if beside_load else {})}
         style = {**style, **_OURS.get(key, {})}
         axes.plot(range(-lead, len(times_ms) - lead), times_ms, label=rows[key]["title"], **style)
     axes.axvspan(0, plan.clip_steps, color="0.94", zorder=0)
