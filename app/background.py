@@ -15,6 +15,7 @@ from typing import Any
 
 from .storage.files import open_ordinary
 from .storage.folder_lock import is_recorded_into
+from .storage.session_files import status_path
 
 _PROC = Path("/proc")
 _MODULE = [b"-m", b"stepreel.service"]
@@ -122,7 +123,7 @@ def _look_at(process: Path) -> Iterator[RunningService]:
 def _with_status(service: RunningService) -> RunningService:
     """Add what a service writes beside its clips while it finishes them."""
     try:
-        with open_ordinary(service.folder / f".stepreel-{service.pid}") as file:
+        with open_ordinary(status_path(service.folder, service.pid)) as file:
             status = json.loads(file.read(_STATUS_NBYTES))
     except (OSError, ValueError, RecursionError):
         return service

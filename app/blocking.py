@@ -223,6 +223,7 @@ class Recorder:
     def _stop(self, listener: _Listener, *, somebody_waits: bool, drop_waiting: bool) -> None:
         """Have the service end, and wait for it where somebody is to wait."""
         link = self._core.link
+        self._core.producer.tell_rest()
         link.ask_close(somebody_waits=somebody_waits, drop_waiting=drop_waiting)
         if not somebody_waits:
             link.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -86,7 +87,7 @@ class RecorderCore:
             yield
         finally:
             self._idle_count -= 1
-            if self.memory.fd >= 0:
+            if self.memory.is_open:
                 self.memory.view[TRAINING_IS_IDLE] = min(self._idle_count, 255)
 
     @property
@@ -125,19 +126,22 @@ class RecorderCore:
         return Summary(output_dir=self.folder, clips=self.link.clips, frames=statistics.frames, statistics=statistics)
 
     def let_go(self) -> None:
-        """Let go of what the constructor took, once the service is over or goes on by itself. Idempotent."""
+        """Let go of what the constructor took, once the service is over or goes on by itself.
+
+        A second call does what an interrupted one left.
+        """
         if self._last is None:
             left = ServiceStatistics.read(self.memory).frames.pending
             self._last = _settled(self.statistics(), left)
-            self.producer.disown()
-            self.memory.close()
+        self.producer.disown()
+        self.memory.close()
         self.unlock()
 
     def unlock(self) -> None:
         """Let go of the folder, which the service locks for itself."""
-        lock, self._lock = self._lock, None
-        if lock:
-            lock.release()
+        if self._lock:
+            self._lock.release()
+            self._lock = None
 
     def abandon(self) -> None:
         """Close a recorder that nobody has closed and nobody refers to any more; the service finishes its clip."""
@@ -217,9 +221,8 @@ def _check_hooks(hooks: Hooks, *, may_await: bool) -> None:
 def _check_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".stepreel-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder, prefix=".stepreel-"):
+            pass
     except OSError as exc:
         raise OutputError(f"output_dir {str(folder)!r} can't be written: {exc.strerror}; choose another") from exc
 

@@ -19,6 +19,7 @@ from .child_process import ChildProcess
 from .clip import Clip
 from .errors import CodecUnavailableError, RecordingError, StepreelError, WorkerError, describe
 from .interfaces import AsyncClipHook, AsyncSegmentHook, ClipHook, SegmentHook
+from .storage.session_files import status_path
 from .transport.messages import (
     ClipReady,
     Close,
@@ -371,12 +372,12 @@ class _Moves:
     @property
     def head(self) -> int:
         """Records that training has written."""
-        return self._memory.training[TrainingWord.HEAD] if self._memory.fd >= 0 else 0
+        return self._memory.training[TrainingWord.HEAD] if self._memory.is_open else 0
 
     def is_stuck(self, *, somebody_waits: bool) -> bool:
         """Count a look; whether the service has not moved in so many, although there is something to do."""
         memory = self._memory
-        if memory.fd < 0:
+        if not memory.is_open:
             return False
         heartbeat = memory.service[ServiceWord.HEARTBEAT]
         has_work = somebody_waits or memory.training[TrainingWord.HEAD] > memory.service[ServiceWord.READ]
@@ -500,6 +501,8 @@ class _ServiceProcess:
                 self._process.kill()
                 status = self._process.wait(_END_S)
             self.ended_well = status == 0
+            with suppress(OSError):  # It could not do that itself where it was killed while it finished.
+                status_path(self._folder, self._process.pid).unlink()
             words = f"status {status}: {_tail_of(output)}"
         if output:
             output.close()

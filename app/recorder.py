@@ -298,6 +298,7 @@ class AsyncRecorder:
             return
         # Embedded, the service lives no longer than this loop's task.
         waits = self._core.config.finish is Finish.WAIT or self._place is ServicePlace.EMBEDDED or drop_waiting
+        self._core.producer.tell_rest()
         link.ask_close(somebody_waits=waits, drop_waiting=drop_waiting)
         if not waits:
             self._listener.leave()

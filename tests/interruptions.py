@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from types import CodeType, FrameType
 from typing import Any
 
@@ -66,6 +67,18 @@ class Interruption:
                 call = here if instruction.opname.startswith("CALL") else None
             self._places[code] = frozenset(found)
         return self._places[code]
+
+
+def interrupt_everywhere(make: Callable[[], Any], call: Callable[[Any], object]) -> Iterator[Any]:
+    """Yield what `make` returns after each interruption of `call` with it: at the first place, the second, ..."""
+    for place in count():
+        subject = make()
+        interruption = Interruption(place)
+        interruption.run(lambda subject=subject: call(subject))  # type: ignore[misc]
+        yield subject
+        if not interruption.came:
+            break
+    assert place > 2
 
 
 def _handler(code: CodeType, offset: int) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from stepreel import ClipState, Recorder, RecorderConfig
 from stepreel.backends.synthetic import SyntheticBackend
 from stepreel.link import HookCall, Latch, _CallerLog
 
-from .interruptions import Interruption
+from .interruptions import interrupt_everywhere
 
 
 def test_whoever_waits_at_a_latch_passes_once_it_is_open_and_everybody_later() -> None:
@@ -32,22 +31,20 @@ def test_whoever_waits_at_a_latch_passes_once_it_is_open_and_everybody_later() -
 
 
 def test_a_wait_that_is_interrupted_anywhere_leaves_the_latch_as_it_was() -> None:
-    for place in count():
+    def make() -> tuple[Latch, Latch]:
         shut, opened = Latch(), Latch()
         opened.open()
-        interruption = Interruption(place)
+        return shut, opened
 
-        def use(shut: Latch = shut, opened: Latch = opened) -> None:
-            shut.wait(0.0)
-            opened.wait()
+    def use(latches: tuple[Latch, Latch]) -> None:
+        shut, opened = latches
+        shut.wait(0.0)
+        opened.wait()
 
-        interruption.run(use)
+    for shut, _ in interrupt_everywhere(make, use):
         assert not shut.wait(0.0)
         shut.open()
         assert shut.wait(1.0)
-        if not interruption.came:
-            break
-    assert place > 2
 
 
 def test_a_log_processor_of_the_caller_that_fails_is_told_of() -> None:

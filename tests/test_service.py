@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,22 @@ def test_closing_in_the_background_returns_and_the_service_finishes(output_dir: 
     poll_until(lambda: has_ended(service))
     clip = read_manifest(output_dir / "rl-video-step-0.json")
     assert (clip.state, clip.frames.encoded, clip.ended) == (ClipState.COMPLETE, 60, None)
+    assert not list(output_dir.glob(".stepreel*"))
+
+
+def test_what_a_killed_service_said_of_what_is_left_goes_with_it(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=0)
+    with Recorder(config, SyntheticBackend(snapshot=True, render_delay_s=0.1)) as recorder:
+        for _ in range(20):
+            recorder.step()
+        service = service_of()
+        with ThreadPoolExecutor(1) as pool:
+            closing = pool.submit(recorder.close)
+            poll_until(lambda: (output_dir / f".stepreel-{service.pid}").exists())
+            service.kill()
+            closing.result()
+    (clip,) = recorder.summary().clips
+    assert clip.frames.encoded == 20
     assert not list(output_dir.glob(".stepreel*"))
 
 

@@ -35,6 +35,7 @@ class Clips:
         last_step: Callable[[], int],
     ) -> None:
         self.streams = streams
+        self._unclosed = list(streams)
         self.last_step = last_step
         self.last_seconds: LastSeconds | None = None
         self.decides_later = False
@@ -81,7 +82,18 @@ class Clips:
             for index in (clip * count + stream.index for clip in clips for stream in self.streams):
                 self._journal.write(Kind.CLIP_DECIDED, clip=index, pts=stays)
 
-    def warn_of_backend(self, exc: BaseException) -> None:
+    def close_backends(self) -> None:
+        """Close every backend, once; what an interruption left is closed by the next call."""
+        while self._unclosed:
+            stream = self._unclosed.pop(0)
+            try:
+                stream.backend.close()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - the recording is done; it is logged.
+                self._warn_of_backend(exc)
+
+    def _warn_of_backend(self, exc: BaseException) -> None:
         """Have it logged that a backend failed outside of a capture."""
         error = describe(exc)
         self._warnings.warn("backend.failed", type(exc).__name__, error=error)
@@ -115,7 +127,7 @@ class Clips:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # noqa: BLE001 - captures fail from here on, and say why.
-            self.warn_of_backend(exc)
+            self._warn_of_backend(exc)
             return
         if self.last_seconds:  # What is held is of a simulator that is no more.
             self.last_seconds.forget(self.last_step(), stream.name)
@@ -157,4 +169,4 @@ class Clips:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # noqa: BLE001 - whatever a simulator raises costs no clip, and not the training.
-            self.warn_of_backend(exc)
+            self._warn_of_backend(exc)

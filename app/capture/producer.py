@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 from ..config import RecorderConfig
@@ -73,7 +73,7 @@ class Producer:
     @property
     def is_recording(self) -> bool:
         """Whether a clip is open."""
-        return self._schedule.open_clip is not None
+        return self._schedule.open_clip is not None and not self._calls.is_finished
 
     def step(self) -> None:
         """Count a step, and capture it where the schedule says so."""
@@ -134,24 +134,31 @@ class Producer:
     def close(self) -> None:
         """End the open clip and wait for the device; no call is taken from here on.
 
-        On another thread than the one that steps it waits for the end of the call that is under way there.
+        On another thread than the one that steps it waits for the end of the call that is under way there. A second
+        call does what an interrupted one left; on another thread it waits for the first.
 
         Raises:
             RecordingError: called by the backend, in the middle of a capture.
         """
         if not self._calls.close():
             return
-        self._wake_step = 0
-        try:
-            self._finish()
-        finally:
-            self.captures.drop_held()
-            self._warnings.flush()
-            self._journal.write(Kind.CLOSED)
-            self._pool.close()
+        with self._calls.closing:
+            if self._calls.is_finished:
+                return
+            self._wake_step = 0
+            try:
+                self._end_clips()
+            finally:
+                self.captures.drop_held()
+                self._warnings.flush()
+                self._clips.close_backends()
+                self._journal.write(Kind.CLOSED)
+                self._pool.close()
+                self._calls.is_finished = True
 
     def tell_rest(self) -> None:
-        """Write what found no room in the journal when it was closed; call it now and then until the service ends."""
+        """Do what an interrupted `close` left, and write what found no room; call it until the service has ended."""
+        self.close()
         self._journal.write_backlog()
 
     def disown(self) -> None:
@@ -237,19 +244,12 @@ class Producer:
         self._schedule.check_name(suffix)
         self._clips.last_seconds.save(float(seconds), suffix, self.step_count - 1)
 
-    def _finish(self) -> None:
+    def _end_clips(self) -> None:
         self._perform(self._schedule.stop_clip())
         if self._clips.last_seconds:
             self._clips.last_seconds.forget(self.step_count - 1)
         self.captures.publish_arrived(wait=True)
         self._clips.decide(self._episodes.finish())
-        for stream in self._clips.streams:
-            try:
-                stream.backend.close()
-            except KeyboardInterrupt:
-                raise
-            except BaseException as exc:  # noqa: BLE001 - the recording is done; it is logged.
-                self._clips.warn_of_backend(exc)
 
 
 class _Calls:
@@ -260,10 +260,14 @@ class _Calls:
 
     Attributes:
         caller: The thread whose call is under way.
+        closing: Held by who closes; taken in one instruction.
+        is_finished: Whether the closing has done all that it has to.
     """
 
     def __init__(self) -> None:
         self.caller: int | None = None
+        self.closing = RLock()
+        self.is_finished = False
         self._is_closed = False
         self._is_disowned = False
         self._owner: int | None = None
@@ -282,9 +286,9 @@ class _Calls:
         return self._owner in (None, get_ident()) and not (self._is_closed or self._is_disowned)
 
     def close(self) -> bool:
-        """Take no more calls, and wait for the end of one under way; False where there is nothing to close."""
+        """Take no more calls, and wait for the end of one under way; False where these are a forked process's."""
         self.refuse_inside()
-        if self._is_closed or self._is_disowned:
+        if self._is_disowned:
             return False
         self._is_closed = True
         while self.caller is not None:

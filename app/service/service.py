@@ -24,6 +24,7 @@ from ..config import DropPolicy
 from ..errors import describe
 from ..storage.files import replace_whole
 from ..storage.folder_lock import FolderLock
+from ..storage.session_files import status_path
 from ..transport.messages import (
     Close,
     Ended,
@@ -135,7 +136,6 @@ class RecordingService:
     async def _open(self, stack: AsyncExitStack) -> None:
         """Lock the folder, and go on where a service before this one has left off."""
         parts, description = self._parts, self._parts.description
-        self._memory.service[ServiceWord.PROCESS] = os.getpid()
         self._lock = await parts.threads.run(FolderLock.share, description.path)
         stack.push_async_callback(parts.threads.run, self._lock.release)
         if parts.checkpointer.take_over():
@@ -317,7 +317,7 @@ class RecordingService:
         """Keep a file beside the clips, while there is something to finish, from which `stepreel ps` tells how far."""
         await self._ending.wait()
         parts = self._parts
-        path = parts.description.path / f".stepreel-{os.getpid()}"
+        path = status_path(parts.description.path, os.getpid())
         try:
             while True:
                 left = parts.recording.frames_left

@@ -91,6 +91,6 @@ class Waits:
 
     def _apply(self) -> None:
         memory = self._parts.memory
-        if memory.fd >= 0:
+        if memory.is_open:
             memory.view[SOMEBODY_WAITS] = min(self._count, 255)
         self._parts.channel.is_urgent = self._count > 0

@@ -84,17 +84,14 @@ class FolderLock:
         return self._fd is not None
 
     def release(self) -> None:
-        """Let go of the lock; the last one to do so takes the file away. A second call does nothing."""
-        fd, self._fd = self._fd, None
-        if fd is None:
+        """Let go of the lock; the last one to do so takes the file away. A second call does what is left to do."""
+        if self._fd is None:
             return
-        try:
-            with suppress(OSError):  # Somebody else shares it, or the folder is gone: nothing to take away.
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(fd, self._path):
-                    os.unlink(self._path)
-        finally:
-            os.close(fd)
+        with suppress(OSError):  # Somebody else shares it, or the folder is gone: nothing to take away.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(self._fd, self._path):
+                os.unlink(self._path)
+        self.forget()
 
     def forget(self) -> None:
         """Let go of the lock in this process only: another one that has it by inheritance keeps it."""

@@ -34,10 +34,11 @@ _QUIET_S = 600.0
 """Where a file system has no locks, a folder in which nothing changed for so long is recorded into by nobody."""
 _MAX_SESSION_BYTES = 2**20
 _TEMPORARY = re.compile(
-    rf"\.session(-rank\d+)?(-pace)?\.json\.\d+|\.stepreel-\d+|.+\.(mp4|npz)\{PART_SUFFIX}\{DRAFT_SUFFIX}",
+    rf"session(-rank\d+)?(-pace)?\.json\{PART_SUFFIX}|\.stepreel-\w+(\{PART_SUFFIX})?"
+    rf"|.+\.(mp4|npz)\{PART_SUFFIX}\{DRAFT_SUFFIX}",
     re.ASCII | re.DOTALL,
 )
-"""What a recorder that was killed while it opened its folder leaves there, and drafts of files written anew."""
+"""What a killed recorder leaves of the files that say how far it is, and drafts of files written anew."""
 _CLIP = re.compile(r".+-(step|episode)-\d+(-\d+)?", re.ASCII | re.DOTALL)
 _SEGMENT = re.compile(r"(?P<stem>.+?)(?P<number>\.\d{3,9})?\.mp4(\.part)?", re.ASCII | re.DOTALL)
 

@@ -22,6 +22,11 @@ def session_stem(rank: int | None) -> str:
     return "session" if rank is None else f"session-rank{rank}"
 
 
+def status_path(folder: Path, service: int) -> Path:
+    """Return where a recording service, by its process identifier, says how much it has left to finish."""
+    return folder / f".stepreel-{service}"
+
+
 def is_record(name: str) -> bool:
     """Return whether a JSON file of this name, without suffix, is the session's own; no clip is called so."""
     return _RECORD.fullmatch(name) is not None

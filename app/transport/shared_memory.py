@@ -77,9 +77,7 @@ class ServiceWord:
     """Grows with every look at the journal."""
     CHECKPOINTS = 6
     """Checkpoints written; the last one lies at this number's parity."""
-    PROCESS = 7
-    """Its process identifier."""
-    POPULATED = 8
+    POPULATED = 7
     """Offset up to which the pool's pages are there."""
     GRIDS = 16
     """One word for each stream: index of a clip, shifted left by 8, and the power of two of the grid that it was
@@ -145,6 +143,7 @@ class SharedMemory:
 
     Attributes:
         fd: The descriptor, for a process that is started with it; -1 once closed.
+        is_open: Whether the memory may be read and written.
         layout: What lies where.
         view: All bytes.
         training: Training's words, by `TrainingWord`.
@@ -153,6 +152,7 @@ class SharedMemory:
 
     def __init__(self, fd: int, layout: Layout) -> None:
         self.fd = fd
+        self.is_open = True
         self.layout = layout
         self.map: mmap.mmap | None = mmap.mmap(fd, layout.nbytes)
         self.view = memoryview(self.map)
@@ -220,19 +220,19 @@ class SharedMemory:
                 os.posix_fallocate(self.fd, start, end - start)
 
     def close(self) -> None:
-        """Let go of the memory; a second call does nothing. Other processes keep their own mapping."""
-        if self.fd < 0:
-            return
-        fd, self.fd = self.fd, -1
-        mapped, self.map = self.map, None
+        """Let go of the memory; a second call does what an interrupted one left. Others keep their own mapping."""
+        self.is_open = False
         # Any view that is left would keep the whole mapping, for as long as somebody keeps the closed recorder.
         for view in (*self._parts, self.view):
             with suppress(BufferError):
                 view.release()
-        if mapped:
+        if self.map is not None:
             with suppress(BufferError):  # An array handed out is still referenced; the mapping goes with it.
-                mapped.close()
-        os.close(fd)
+                self.map.close()
+            self.map = None
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def aligned(nbytes: int) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from stepreel.transport.journal import Kind
 from stepreel.transport.messages import ClipBegan, ClipEnded, SourceDescription, decode, encode
 from stepreel.transport.shared_memory import TrainingWord
 
+from ..interruptions import interrupt_everywhere
 from .producing import Capture, Producing, ScriptedBackend, picture, producing
 
 
@@ -405,3 +409,45 @@ def test_triggers_and_rules_that_raise_anything_end_nothing(error: BaseException
         decided = [record for record in of.records if record.kind == Kind.CLIP_DECIDED]
         assert [(record.clip, record.pts) for record in decided] == [(0, 1)]
         assert {trouble.event for trouble in of.troubles} == {"trigger.failed", "keep.failed"}
+
+
+def test_closing_that_is_interrupted_anywhere_is_done_the_second_time() -> None:
+    with ExitStack() as memories:
+
+        def record() -> Producing:
+            of = memories.enter_context(producing(ScriptedBackend(picture())))
+            for _ in range(3):
+                of.producer.step()
+            return of
+
+        for of in interrupt_everywhere(record, lambda of: of.producer.close()):
+            of.producer.close()
+            kinds = [record.kind for record in of.read()]
+            assert kinds.count(Kind.FRAME) == 3
+            assert kinds[-1] == Kind.CLOSED
+            of.producer.close()
+            assert of.read() == []
+            assert not of.producer.is_recording
+            with pytest.raises(RecorderClosedError):
+                of.producer.step()
+
+
+def test_a_second_thread_that_closes_waits_for_the_first() -> None:
+    is_closing, may_close = Event(), Event()
+
+    class Slow(ScriptedBackend):
+        def close(self) -> None:
+            is_closing.set()
+            may_close.wait(10.0)
+
+    with producing(Slow(picture())) as of, ThreadPoolExecutor(2) as pool:
+        of.producer.step()
+        first = pool.submit(of.producer.close)
+        assert is_closing.wait(10.0)
+        second = pool.submit(of.producer.close)
+        assert not second.done()
+        assert Kind.CLOSED not in [record.kind for record in of.read()]
+        may_close.set()
+        first.result(10.0)
+        second.result(10.0)
+        assert [record.kind for record in of.read()].count(Kind.CLOSED) == 1

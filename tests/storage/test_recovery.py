@@ -21,6 +21,7 @@ from stepreel.storage.inspection import decode_frames, inspect
 from stepreel.storage.manifest import read_manifest, reserve_name, write_manifest
 from stepreel.storage.recovery import Recovery, recover
 
+from ..interruptions import interrupt_everywhere
 from ..recordings import kill_everything
 from .leftovers import NAME, SETTINGS, STRIDE, contents, dropped, leave, leave_clip, state_of
 
@@ -295,12 +296,12 @@ def test_a_name_that_any_rank_reserved_is_free_again(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_recorder_leaves_of_other_files_is_removed(tmp_path: Path) -> None:
-    drafts = [".session-pace.json.123", ".session-rank2-pace.json.5", ".session-rank2.json.5", ".session.json.123"]
-    for name in (*drafts, ".stepreel-456", ".stepreel.lock"):
+    drafts = [f"session{kind}.json.part" for kind in ("-pace", "-rank2-pace", "-rank2", "")]
+    left = [".stepreel-456", ".stepreel-456.part", ".stepreel-a_b3", *drafts]
+    for name in (*left, ".stepreel.lock", ".mine", "sessions.json.parts"):
         (tmp_path / name).touch()
-    (tmp_path / ".mine").touch()
-    assert recover_whole(tmp_path).removed == (*drafts, ".stepreel-456")
-    assert os.listdir(tmp_path) == [".mine"]
+    assert recover_whole(tmp_path).removed == tuple(left)
+    assert sorted(os.listdir(tmp_path)) == [".mine", "sessions.json.parts"]
 
 
 @pytest.mark.parametrize("nbytes", [0, 20, 36, 44, 88, 200, 1040, 1060])
@@ -454,6 +455,14 @@ def test_a_lock_that_is_let_go_leaves_nothing_behind(tmp_path: Path) -> None:
         lock.release()
         lock.release()
     assert os.listdir(tmp_path) == []
+
+
+def test_letting_go_that_is_interrupted_anywhere_leaves_nothing_behind_the_second_time(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    for lock in interrupt_everywhere(lambda: FolderLock.share(tmp_path), FolderLock.release):
+        lock.release()
+        assert os.listdir(tmp_path) == []
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_without_locks_a_folder_that_changed_lately_counts_as_recorded_into(

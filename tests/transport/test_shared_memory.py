@@ -13,12 +13,14 @@ from stepreel.transport.shared_memory import (
     MOST_STREAMS,
     MOST_WORKERS,
     PAGE,
+    Layout,
     ServiceWord,
     SharedMemory,
     TrainingWord,
     aligned,
 )
 
+from ..interruptions import interrupt_everywhere
 from ..memory import make_memory
 
 HEADER = 64
@@ -30,8 +32,8 @@ def test_another_mapping_sees_the_same_memory() -> None:
         assert other.layout == memory.layout
         assert bytes(other.description) == b"what there is to know"
         memory.training[TrainingWord.STEPS] = 7
-        other.service[ServiceWord.PROCESS] = 8
-        assert (other.training[TrainingWord.STEPS], memory.service[ServiceWord.PROCESS]) == (7, 8)
+        other.service[ServiceWord.CHECKPOINTS] = 8
+        assert (other.training[TrainingWord.STEPS], memory.service[ServiceWord.CHECKPOINTS]) == (7, 8)
         memory.close()
         assert other.training[TrainingWord.STEPS] == 7
         other.close()
@@ -83,3 +85,17 @@ def test_no_two_parts_share_a_page_and_no_two_words_a_place() -> None:
     assert len({TRAINING_IS_IDLE, WORKERS_ARE_RAISED, SOMEBODY_WAITS}) == 3
     assert ServiceWord.GRIDS + MOST_STREAMS <= ServiceWord.STATISTICS
     assert (ServiceWord.WORKERS + MOST_WORKERS) * 8 <= PAGE
+
+
+def test_closing_that_is_interrupted_anywhere_lets_go_of_all_the_second_time() -> None:
+    layout = Layout(record_count=1024, description_nbytes=0, checkpoint_nbytes=PAGE, pool_nbytes=PAGE)
+    before = descriptors()
+    for memory in interrupt_everywhere(lambda: SharedMemory.create(layout, b""), SharedMemory.close):
+        memory.close()
+        assert (descriptors(), memory.fd, memory.map, memory.is_open) == (before, -1, None, False)
+
+
+def descriptors() -> set[str]:
+    """Return the descriptors of this process's shared memory."""
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return {link for link in links if os.path.islink(link) and "memfd:stepreel" in os.readlink(link)}
