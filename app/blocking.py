@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -176,10 +177,12 @@ class Recorder:
         """
         producer = self._producer or self._refuse()
         self._refuse_hook()
-        producer.settle()
+        end_s = math.inf if timeout_s is None else time.monotonic() + max(timeout_s, 0.0)
+        while not producer.settle() and time.monotonic() < end_s and not self._core.link.is_over:
+            time.sleep(_ROOM_LOOK_S)
         done = Latch()
         self._core.link.ask_flush(done.open)
-        is_done = done.wait(-1.0 if timeout_s is None else max(timeout_s, 0.0))
+        is_done = done.wait(-1.0 if timeout_s is None else max(end_s - time.monotonic(), 0.0))
         producer.raise_failure()
         return is_done
 

@@ -228,7 +228,8 @@ class AsyncRecorder:
         """Wait until all that was captured is encoded or dropped, and every ended clip is closed."""
         self._check_open()
         self._listener.refuse_inside()
-        self._core.producer.settle()
+        while not (self._core.producer.settle() or self._core.link.is_over):  # noqa: ASYNC110 - a process makes room.
+            await anyio.sleep(_ROOM_LOOK_S)
         answered = anyio.Event()
         self._core.link.ask_flush(answered.set)
         await answered.wait()

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import Episode, KeepRule
+from ..errors import describe
 from ..scheduling.retention import Decision, Retention
+from .warnings import Warnings
 
 
 class Episodes:
     """Counts episodes, and asks the rule. Belongs to the training thread."""
 
-    def __init__(self, rule: KeepRule | None) -> None:
+    def __init__(self, rule: KeepRule | None, warnings: Warnings) -> None:
         self.count = 0
         self._retention = Retention(rule) if rule else None
         self._start = 0
+        self._warnings = warnings
 
     @property
     def decides_later(self) -> bool:
@@ -39,18 +42,25 @@ class Episodes:
         truncated: bool,
         info: Mapping[str, Any] | None,
     ) -> Decision:
-        """An episode ended with the step before `next_step`; raises what the rule raises."""
-        episode = Episode(
-            number=self.count,
-            step_count=next_step - self._start,
-            episode_return=None if episode_return is None else float(episode_return),
-            terminated=bool(terminated),
-            truncated=bool(truncated),
-            info=info or {},
-        )
+        """An episode ended with the step before `next_step`. A rule that fails is warned of; all clips stay then."""
+        number, start = self.count, self._start
         self.count += 1
         self._start = next_step
-        return self._retention.judge(episode, next_step) if self._retention else Decision()
+        try:
+            episode = Episode(
+                number=number,
+                step_count=next_step - start,
+                episode_return=None if episode_return is None else float(episode_return),
+                terminated=bool(terminated),
+                truncated=bool(truncated),
+                info=info or {},
+            )
+            return self._retention.judge(episode, next_step) if self._retention else Decision()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a rule that fails costs no clip, and not the training.
+            self._warnings.warn("keep.failed", type(exc).__name__, error=describe(exc), number=number)
+            return self.finish()
 
     def finish(self) -> Decision:
         """No episode ends any more: all that was not decided about stays."""

@@ -9,7 +9,7 @@ from threading import RLock, get_ident
 from typing import Any
 
 from ..config import RecorderConfig
-from ..errors import ConfigurationError, RecorderClosedError, RecordingError, describe
+from ..errors import ConfigurationError, RecorderClosedError, RecordingError
 from ..interfaces import ReportingBackend
 from ..scheduling.schedule import Action, BeginClip, Capture, ClipSchedule, EndClip
 from ..transport.journal import JournalWriter, Kind
@@ -46,7 +46,7 @@ class Producer:
         self._ring_s = config.ring_s
         if config.ring_s:
             self._clips.hold_last_seconds(config.frame_stride)
-        self._episodes = Episodes(config.keep)
+        self._episodes = Episodes(config.keep, self._warnings)
         self._clips.decides_later = self._episodes.decides_later
         config = replace(
             config,
@@ -93,7 +93,11 @@ class Producer:
         self, *, episode_return: float | None, terminated: bool, truncated: bool, info: Mapping[str, Any] | None
     ) -> None:
         """Have it decided which clips stay, by the episode whose last step was counted."""
-        self._call(lambda: self._judge(episode_return, terminated, truncated, info))
+        self._call(
+            lambda: self._clips.decide(
+                self._episodes.judge(self.step_count, episode_return, terminated, truncated, info)
+            )
+        )
 
     def save_last(self, seconds: float | None, name: str | None) -> None:
         """Have what is held of the last seconds written as a clip of each stream."""
@@ -119,8 +123,8 @@ class Producer:
         """Map the memory that the service has faulted in; called once, before training begins."""
         self._pool.map_populated()
 
-    def settle(self) -> None:
-        """Wait for the device, so that all that was captured is in the journal or held.
+    def settle(self) -> bool:
+        """Wait for the device, so that all that was captured is in the journal or held; False where it has no room.
 
         On another thread than the one that steps it does nothing: what that one captures is not waited for.
 
@@ -128,8 +132,9 @@ class Producer:
             RecordingError: called by the backend, in the middle of a capture.
         """
         self._calls.refuse_inside()
-        if self._calls.are_of_this_thread and self.captures.are_on_their_way:
+        if self._calls.are_of_this_thread and (self.captures.are_on_their_way or self._journal.has_backlog):
             self._call(lambda: self.captures.publish_arrived(wait=True))
+        return not self._journal.has_backlog
 
     def close(self) -> None:
         """End the open clip and wait for the device; no call is taken from here on.
@@ -220,18 +225,6 @@ class Producer:
     def _set_wake_step(self) -> None:
         must_wake = self.captures.are_on_their_way or self._journal.has_backlog or self._ring_s or self._failure
         self._wake_step = 0 if must_wake else self._schedule.wake_step
-
-    def _judge(
-        self, episode_return: float | None, terminated: bool, truncated: bool, info: Mapping[str, Any] | None
-    ) -> None:
-        try:
-            decision = self._episodes.judge(self.step_count, episode_return, terminated, truncated, info)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as exc:  # noqa: BLE001 - a rule that fails costs no clip, and not the training.
-            self._warnings.warn("keep.failed", type(exc).__name__, error=describe(exc), number=self._episodes.count - 1)
-            decision = self._episodes.finish()
-        self._clips.decide(decision)
 
     def _save_last(self, seconds: float | None, name: str | None) -> None:
         most = self._ring_s

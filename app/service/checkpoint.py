@@ -17,6 +17,7 @@ from .published import ENCODED, Room
 from .recording import Recording
 from .records import Records
 from .reports import Reports
+from .session_log import SessionLog
 from .work import Frame, State
 
 _COST = 20
@@ -38,6 +39,7 @@ class Checkpointer:
         reports: Reports,
         records: Records,
         room: Room,
+        log: SessionLog,
     ) -> None:
         self._words = memory.service
         self._checkpoints = Checkpoints(memory)
@@ -48,6 +50,7 @@ class Checkpointer:
         self._reports = reports
         self._records = records
         self._room = room
+        self._log = log
         self._released = 0
         self._next_s = 0.0
 
@@ -68,10 +71,7 @@ class Checkpointer:
         state = State(
             position=self._feed.reader.position,
             released=self._room.released,
-            frames_read=recording.frames_read,
-            nbytes_read=recording.nbytes_read,
-            requested=recording.requested,
-            clips_begun=recording.clips_begun,
+            read=recording.read,
             restarts=self._reports.restarts,
             is_closed=self._feed.is_closed,
             codec=self._reports.codec,
@@ -83,10 +83,13 @@ class Checkpointer:
             spooled=[frame for frame in self._spooled() if frame.number not in frames],
             unheard=self._records.unheard,
         )
-        if self._checkpoints.write(msgspec.msgpack.encode(state)):
-            recording.is_changed = False
-            self._released = state.released
-            self._words[ServiceWord.RETAINED] = state.position
+        data = msgspec.msgpack.encode(state)
+        if not self._checkpoints.write(data):  # Training's journal fills up, and its frames are dropped.
+            self._log.trouble("checkpoint.too_large", kind="nbytes", nbytes=len(data), clips=len(state.works))
+            return
+        recording.is_changed = False
+        self._released = state.released
+        self._words[ServiceWord.RETAINED] = state.position
 
     def take_over(self) -> bool:
         """Go on from what a service before this one has left; False where there was none.
@@ -115,16 +118,14 @@ class Checkpointer:
 
     def _restore(self, state: State) -> None:
         recording = self._recording
-        recording.requested, recording.clips_begun = state.requested, state.clips_begun
-        recording.frames_read, recording.nbytes_read = state.frames_read, state.nbytes_read
-        recording.drawn_by, recording.totals = state.drawn_by, state.totals
+        recording.read, recording.drawn_by, recording.totals = state.read, state.drawn_by, state.totals
         for work in state.works:
             work.worker_lost()
             recording.works[work.index] = work
             if work.life.is_in_work:
                 self._dispatcher.assign(work)
             if work.awaits_name:
-                self._feed.want_name(work)
+                self._feed.namer.want_name(work)
         for frame in state.frames:
             self._restore_frame(frame)
         for frame in state.spooled:

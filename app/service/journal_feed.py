@@ -1,26 +1,24 @@
-"""The journal feed: what training tells, taken into the recording in its order, and clips named."""
+"""The journal feed: what training tells, taken into the recording in its order."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
 from ..clip import DropCause
-from ..errors import OutputError, WorkerError
-from ..storage.manifest import reserve_name
+from ..errors import WorkerError
 from ..transport.journal import CAUSES, JournalReader, Kind, Record
-from ..transport.messages import ClipBegan, ClipEnded, ServiceDescription, SourceDescription, Trouble, decode
+from ..transport.messages import ClipBegan, ClipEnded, SourceDescription, Trouble, decode
 from ..transport.shared_memory import SharedMemory
 from .accounting import ClipProgress, RingProgress
+from .clip_namer import ClipNamer
 from .dispatcher import Dispatcher
 from .lifecycle import Event, Phase, Wanted
 from .published import ENCODED
 from .recording import Recording
 from .records import Records
 from .session_log import SessionLog
-from .threads import Threads
 from .work import ClipWork, Frame
 
 
@@ -35,18 +33,17 @@ class JournalFeed:
         renewals: Where the descriptions of renewed sources lie: offsets and sizes.
         queue_was_full: Called where frames found no room.
         lost: Called with why frames were lost.
-        named: Called before a worker may hear of a clip by its name: a service that takes over must know it.
+        namer: Names clips once they have begun.
     """
 
     def __init__(
         self,
-        description: ServiceDescription,
         memory: SharedMemory,
         recording: Recording,
         dispatcher: Dispatcher,
         records: Records,
         log: SessionLog,
-        threads: Threads,
+        namer: ClipNamer,
         *,
         queue_was_full: Callable[[], None],
         lost: Callable[[str], None],
@@ -54,19 +51,16 @@ class JournalFeed:
         self.reader = JournalReader(memory)
         self.is_closed = False
         self.read_before = 0
-        self.named: Callable[[], None] = _nothing
+        self.namer = namer
         self.outcomes: dict[int, int] = {}
         self.renewals: list[tuple[int, int]] = []
-        self._folder = description.path
         self._memory = memory
         self._recording = recording
         self._dispatcher = dispatcher
         self._records = records
         self._log = log
-        self._threads = threads
         self._queue_was_full = queue_was_full
         self._lost = lost
-        self._unnamed: deque[ClipWork] = deque()
 
     def read(self) -> bool:
         """Take what training has written since the last call; return whether there was anything."""
@@ -78,22 +72,7 @@ class JournalFeed:
     @property
     def is_read(self) -> bool:
         """Whether all is taken that is there, and every clip has a name that is to have one."""
-        return self.reader.position == self.reader.head and not self._unnamed
-
-    @property
-    def has_unnamed(self) -> bool:
-        """Whether `name_clips` has anything to do."""
-        return bool(self._unnamed)
-
-    async def name_clips(self) -> None:
-        """Take a file name, that no other clip has, for each clip that is to have one."""
-        while self._unnamed:
-            work = self._unnamed[0]
-            await self._name(work)
-            self._unnamed.popleft()
-            work.awaits_name = False
-            if isinstance(work.progress, RingProgress):
-                work.life.on(Event.ENDS)
+        return self.reader.position == self.reader.head and self.namer.is_done
 
     def load_renewal(self, offset: int, nbytes: int) -> None:
         """Have clips of a stream that begin from now on drawn from what lies at a place of the shared memory."""
@@ -101,11 +80,6 @@ class JournalFeed:
         self._recording.sources[source.key] = source
         self._recording.versions[source.stream] = source.version
         self.renewals.append((offset, nbytes))
-
-    def want_name(self, work: ClipWork) -> None:
-        """Have a clip named with the next call of `name_clips`."""
-        work.awaits_name = True
-        self._unnamed.append(work)
 
     def end_all(self, last_step: int, ended: str | None) -> None:
         """End the clips that training did not end any more, and keep those about which it decides no more."""
@@ -180,7 +154,7 @@ class JournalFeed:
         work = self._recording.begin(progress, version=began.version, is_undecided=began.is_undecided)
         self._dispatcher.assign(work)
         if not work.is_ring:
-            self.want_name(work)
+            self.namer.want_name(work)
 
     def _end(self, work: ClipWork, end_step: int, said: ClipEnded) -> None:
         progress = work.progress
@@ -191,7 +165,7 @@ class JournalFeed:
             self._records.note(work)  # For whoever repairs the clip, should this process die before it is encoded.
         elif said.seconds:
             progress.seconds, progress.name = said.seconds, said.name
-            self.want_name(work)
+            self.namer.want_name(work)
         else:
             work.life.wanted = Wanted.NO
             work.life.on(Event.ENDS)
@@ -200,24 +174,6 @@ class JournalFeed:
         work.life.on(Event.KEEP if stays else Event.DISCARD)
         self._recording.is_changed = True
         if work.life.phase in (Phase.CLOSED, Phase.DISCARDED):
-            self._records.note(work)
-
-    async def _name(self, work: ClipWork) -> None:
-        progress = work.progress
-        if progress.is_named:
-            return
-        try:
-            progress.name = await self._threads.run(reserve_name, self._folder, progress.name)
-        except OutputError as exc:
-            work.given_up = _cause_of(exc)
-            self._log.trouble("clip.unnamed", kind=type(exc).__name__, clip=progress.name, error=str(exc))
-            self._lost(f"{progress.name} can't be written: {exc}")
-        else:
-            progress.is_named = True
-            work.life.on(Event.NAMED)
-            self.named()
-            self._recording.is_changed = True
-            self._log.info("clip.opened", clip=progress.name, step=progress.start_step)
             self._records.note(work)
 
     def _warn(self, trouble: Trouble) -> None:
@@ -234,12 +190,3 @@ class JournalFeed:
     def _log_renewal(self) -> None:
         source = list(self._recording.sources.values())[-1]
         self._log.info("stream.renewed", stream=source.stream, source=source.details)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _cause_of(exc: OutputError) -> DropCause:
-    """Return why frames are lost when a file can't be made."""
-    return DropCause.of_write_error(exc.__cause__) if isinstance(exc.__cause__, OSError) else DropCause.ENCODE_FAILED

@@ -12,6 +12,7 @@ from ..transport.messages import FramesLost, ServiceDescription
 from ..transport.shared_memory import SharedMemory
 from .channel import Channel
 from .checkpoint import Checkpointer
+from .clip_namer import ClipNamer
 from .dispatcher import Dispatcher
 from .journal_feed import JournalFeed
 from .published import Room, StatisticsWriter
@@ -59,8 +60,8 @@ class Parts:
         spoken = [work.progress for work in recording.works.values() if not work.progress.is_silent]
         self.statistics.write(
             ServiceStatistics(
-                requested_seen=recording.requested,
-                clips_seen=recording.clips_begun,
+                requested_seen=recording.read.requested,
+                clips_seen=recording.read.clips,
                 frames=recording.totals.with_open(spoken),
                 clips_open=len(spoken),
                 clips_closed=recording.totals.clips_closed,
@@ -111,14 +112,14 @@ def join_parts(
     dispatcher = Dispatcher(description, recording, spool, log, look_s=look_s)
     lost = _tell_if_strict(description, channel)
     reports = Reports(recording, dispatcher, records, log, lost)
+    namer = ClipNamer(description, recording, records, log, threads, lost=lost)
     feed = JournalFeed(
-        description,
         memory,
         recording,
         dispatcher,
         records,
         log,
-        threads,
+        namer,
         queue_was_full=_raise_starved(description, memory, dispatcher, log),
         lost=lost,
     )
@@ -131,11 +132,11 @@ def join_parts(
         threads,
         progress=progress,
         batching=batching,
-        clips_begun=lambda: recording.clips_begun,
+        clips_begun=lambda: recording.read.clips,
     )
     workers.dispatched = recording.publish
-    checkpointer = Checkpointer(memory, recording, dispatcher, feed, reports, records, room)
-    feed.named = checkpointer.write
+    checkpointer = Checkpointer(memory, recording, dispatcher, feed, reports, records, room, log)
+    namer.named = checkpointer.write
     return Parts(
         description=description,
         memory=memory,

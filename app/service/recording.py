@@ -12,7 +12,7 @@ from .accounting import ClipProgress, RingProgress, Totals
 from .lifecycle import Event, Life, Phase, Wanted
 from .published import Room
 from .snapshot_spool import SnapshotSpool
-from .work import ClipWork, Frame
+from .work import ClipWork, Frame, Read
 
 
 class Recording:
@@ -23,10 +23,7 @@ class Recording:
         queue: Frames that wait for a worker.
         sources: What captures are, by stream and version.
         versions: The version of each stream that clips begin with now.
-        frames_read: Captures that the journal has told of, all of them.
-        nbytes_read: Their bytes.
-        requested: Frames that the journal has told of, the last seconds that are held not counted.
-        clips_begun: Clips likewise.
+        read: How much the journal has told of.
         is_changed: Something changed that a service that takes over could not find out by itself.
         settled: Called with a clip of which every frame is accounted for.
     """
@@ -42,10 +39,7 @@ class Recording:
         self.versions = {one.stream: one.version for one in description.sources}
         self.drawn_by: dict[str, str] = {}
         self.totals = Totals()
-        self.requested = 0
-        self.frames_read = 0
-        self.nbytes_read = 0
-        self.clips_begun = 0
+        self.read = Read()
         self.used_nbytes = 0
         """Up to where captures have used the shared memory."""
         self.capture_nbytes = max((one.nbytes or 0 for one in description.sources), default=0)
@@ -59,7 +53,7 @@ class Recording:
         life = Life(wanted=Wanted.UNDECIDED if is_undecided else Wanted.YES)
         work = ClipWork(progress=progress, life=life, version=version)
         self.works[work.index] = work
-        self.clips_begun += not work.is_ring
+        self.read.clips += not work.is_ring
         self.is_changed = True
         return work
 
@@ -109,7 +103,7 @@ class Recording:
         """Count frames that training asked for and could not take; return how many."""
         work = self.works.get(clip)
         count = (last - first) // max(stride, 1) + 1
-        self.requested += count if clip >= 0 else 0
+        self.read.requested += count if clip >= 0 else 0
         if work:
             work.progress.range_dropped(first, last, cause)
         return count
@@ -164,7 +158,7 @@ class Recording:
 
     def publish(self) -> None:
         """Tell training what waits, and to what the clips that it captures were thinned."""
-        self._room.publish_taken(self.frames_read - self.queue.depth, self.nbytes_read - self.queue.nbytes)
+        self._room.publish_taken(self.read.frames - self.queue.depth, self.read.nbytes - self.queue.nbytes)
         streams = {work.index: self.sources[work.source].index for work in self.captured if not work.is_ring}
         self._room.publish_grids(self.queue.grids, streams)
 
@@ -182,14 +176,19 @@ class Recording:
         )
 
     @property
+    def holds_nothing(self) -> bool:
+        """Whether nothing is captured, and the bytes of no capture are needed any more."""
+        return not (self.captured or self.frames_left or self.queue.depth or (self.spool and self.spool.held))
+
+    @property
     def frames_left(self) -> int:
         """Frames that are neither encoded nor dropped."""
         return sum(work.progress.pending for work in self.works.values())
 
     def _count_read(self, frame: Frame) -> None:
-        self.frames_read += 1
-        self.nbytes_read += frame.nbytes
-        self.requested += frame.clip >= 0
+        self.read.frames += 1
+        self.read.nbytes += frame.nbytes
+        self.read.requested += frame.clip >= 0
 
 
 def _nothing(work: ClipWork) -> None:

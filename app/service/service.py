@@ -198,8 +198,8 @@ class RecordingService:
         parts = self._parts
         spooled_s = 0.0
         while True:
-            if parts.feed.has_unnamed:
-                await parts.feed.name_clips()
+            if not parts.feed.namer.is_done:
+                await parts.feed.namer.name_clips()
                 parts.workers.dispatch_all()
                 parts.progress.notify()
             now = time.monotonic()

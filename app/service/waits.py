@@ -49,7 +49,7 @@ class Waits:
         """Answer once all is done that was in the journal up to a place, and what goes on has been encoded so far."""
         parts = self._parts
         with self.hurry():
-            while parts.feed.reader.position < message.head or parts.feed.has_unnamed:
+            while parts.feed.reader.position < message.head or not parts.feed.namer.is_done:
                 self._look.notify()
                 await parts.progress.wait(0.05)
             works = parts.recording.works

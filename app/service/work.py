@@ -97,6 +97,19 @@ class ClipWork(msgspec.Struct, kw_only=True):
         self.is_begun = self.is_end_sent = self.is_repair_sent = False
 
 
+class Read(msgspec.Struct, kw_only=True):
+    """How much the journal has told of."""
+
+    frames: int = 0
+    """Captures, all of them."""
+    nbytes: int = 0
+    """Their bytes."""
+    requested: int = 0
+    """Frames that were asked for, the last seconds that are held not counted."""
+    clips: int = 0
+    """Clips begun, likewise."""
+
+
 class State(msgspec.Struct, kw_only=True):
     """The service's state, as a checkpoint keeps it."""
 
@@ -104,11 +117,7 @@ class State(msgspec.Struct, kw_only=True):
     """Records read from the journal."""
     released: int
     """Releases written."""
-    frames_read: int
-    nbytes_read: int
-    requested: int
-    """Frames that the journal has told of, the last seconds that are held not counted."""
-    clips_begun: int
+    read: Read
     restarts: int
     """Workers that were replaced."""
     is_closed: bool

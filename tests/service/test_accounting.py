@@ -89,7 +89,7 @@ class Service:
         return self.service._look_once()
 
     def name(self) -> None:
-        run_now(self.parts.feed.name_clips())
+        run_now(self.parts.feed.namer.name_clips())
 
     def write(self) -> None:
         self._records.send(None)
@@ -435,7 +435,10 @@ class Accounting(RuleBasedStateMachine):
     def drain(self) -> None:
         parts = self.service.parts
         for _ in range(_ROUNDS):
-            self.producer.tell_rest()
+            if self.is_closed:
+                self.producer.tell_rest()
+            else:
+                self.producer.settle()
             self.read()
             self.name()
             if parts.feed.is_closed and parts.feed.is_read and not self.is_ended:
