@@ -209,8 +209,9 @@ class RecorderConfig:
 
     queue_depth: int = 1024
     """Captures that may wait for a worker."""
-    queue_bytes: int = 256 * 2**20
-    """Bytes of captures that may wait for a worker; whichever of the two is reached first."""
+    queue_bytes: int | None = None
+    """Bytes of captures that may wait for a worker; whichever of the two is reached first. None: a quarter of the
+    memory that is available when the recorder is made, at most 4 GiB; ranks on one machine share it."""
     drop_policy: DropPolicy = DropPolicy.THIN
     block_timeout_s: float = 1.0
     """Longest wait of one `step` under `DropPolicy.BLOCK` [s]."""
@@ -409,7 +410,7 @@ _CHECKS: dict[str, Check] = {
     "min_free_bytes": _whole(0),
     "keep_last_n_clips": _whole(1, optional=True),
     "queue_depth": _whole(1),
-    "queue_bytes": _whole(1),
+    "queue_bytes": _whole(1, optional=True),
     "drop_policy": _enum(DropPolicy),
     "block_timeout_s": _real(0, 3600),
     "finish": _enum(Finish),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from .available_memory import available_memory
 from .capture.producer import Producer
 from .capture.stream import Stream, open_streams, worker_environment
 from .config import DropPolicy, RecorderConfig, RenderTime
@@ -22,10 +23,10 @@ from .interfaces import ArchivableRenderer, Backend, CaptureFormat
 from .link import Hooks, Link
 from .statistics import ServiceStatistics, Statistics, Summary
 from .storage.folder_lock import FolderLock
-from .storage.session_files import launched_rank, session_stem
+from .storage.session_files import launched_rank, local_ranks, session_stem
 from .transport.control_bytes import TRAINING_IS_IDLE
 from .transport.messages import Deadlines, ServiceDescription, encode, sendable
-from .transport.shared_memory import MOST_STREAMS, Layout, SharedMemory, TrainingWord, aligned
+from .transport.shared_memory import MOST_STREAMS, Layout, ServiceWord, SharedMemory, TrainingWord, aligned
 
 DEADLINES = Deadlines()
 _LEAST_RECORDS = 16384
@@ -35,6 +36,10 @@ _SPARE_POOL_NBYTES = 64 * 2**20
 """Address space beyond the queue's bytes: for captures in workers' hands, and such as outgrow the first one."""
 _IN_HAND_NBYTES = 32 * 2**20
 """Captures that a worker may have in hand."""
+_MOST_QUEUE_NBYTES = 4 * 2**30
+_LEAST_QUEUE_CAPTURES = 2
+_QUEUE_SHARE = 4
+"""The queue may have one part in so many of the memory that is available."""
 
 _cores: weakref.WeakSet[RecorderCore] = weakref.WeakSet()
 
@@ -43,7 +48,7 @@ class RecorderCore:
     """Makes all that one recorder needs on training's side, and lets go of it.
 
     Attributes:
-        config: All settings, with the names of a rank of several told apart.
+        config: All settings, with the names of a rank of several told apart, and the size of the queue as chosen.
         producer: The training thread's part.
         link: The link to the recording service.
 
@@ -63,11 +68,15 @@ class RecorderCore:
         _check_folder(self.folder)
         self._streams = open_streams(config, backend)
         try:
+            queue_nbytes = _choose_queue(config, self._streams)
+            self.config = config = replace(config, queue_bytes=queue_nbytes)
             for stream in self._streams:
-                _check_format(config, stream.format)
+                _check_format(config, stream.format, queue_nbytes)
             self._lock: FolderLock | None = FolderLock.share(self.folder)
-            description = encode(self._describe(hooks, session_stem(rank)))
-            self.memory = SharedMemory.create(_layout(config, self._streams, len(description)), description)
+            description = encode(self._describe(hooks, session_stem(rank), queue_nbytes))
+            self.memory = SharedMemory.create(
+                _layout(config, self._streams, len(description), queue_nbytes), description
+            )
         except BaseException:
             for stream in self._streams:
                 stream.backend.close()
@@ -114,6 +123,8 @@ class RecorderCore:
             queue_depth=admission.depth,
             queue_depth_high_water=admission.depth_high_water,
             queue_nbytes=admission.nbytes,
+            queue_limit_nbytes=self.memory.layout.queue_nbytes,
+            memory_nbytes=max(self.memory.service[ServiceWord.POPULATED] - self.memory.layout.pool, 0),
             worker_restarts=service.restarts,
             capture=captures.timings.percentiles(),
             render=service.render,
@@ -156,7 +167,7 @@ class RecorderCore:
         self.producer.disown()
         self.link.disown()
 
-    def _describe(self, hooks: Hooks, stem: str) -> ServiceDescription:
+    def _describe(self, hooks: Hooks, stem: str, queue_nbytes: int) -> ServiceDescription:
         config = self.config
         return ServiceDescription(
             folder=os.fsencode(self.folder),
@@ -174,7 +185,7 @@ class RecorderCore:
             ring_bytes=config.ring_bytes,
             min_free_bytes=config.min_free_bytes,
             queue_depth=config.queue_depth,
-            queue_bytes=config.queue_bytes,
+            queue_bytes=queue_nbytes,
             drop_policy=config.drop_policy,
             render=config.render,
             durable_snapshots=config.durable_snapshots or config.render is RenderTime.LATER,
@@ -205,6 +216,17 @@ def _with_rank(config: RecorderConfig, rank: int | None) -> RecorderConfig:
     return config if rank is None else replace(config, name_prefix=f"{config.name_prefix}-rank{rank}")
 
 
+def _choose_queue(config: RecorderConfig, streams: tuple[Stream, ...]) -> int:
+    """Return how many bytes of captures may wait."""
+    if config.queue_bytes is not None:
+        return config.queue_bytes
+    # Recorders that are open in this process, and ranks on this machine, have to share.
+    sharers = (1 + sum(core.memory.is_open for core in tuple(_cores))) * local_ranks()
+    share = min(available_memory().nbytes // _QUEUE_SHARE, _MOST_QUEUE_NBYTES) // sharers
+    least = _LEAST_QUEUE_CAPTURES * max(aligned(stream.format.nbytes or 1) for stream in streams)
+    return max(share, least)
+
+
 def _check_hooks(hooks: Hooks, *, may_await: bool) -> None:
     for name in ("on_clip_closed", "on_segment_closed"):
         hook = getattr(hooks, name)
@@ -227,17 +249,17 @@ def _check_folder(folder: Path) -> None:
         raise OutputError(f"output_dir {str(folder)!r} can't be written: {exc.strerror}; choose another") from exc
 
 
-def _check_format(config: RecorderConfig, capture_format: CaptureFormat) -> None:
+def _check_format(config: RecorderConfig, capture_format: CaptureFormat, queue_nbytes: int) -> None:
     nbytes = capture_format.nbytes
-    if nbytes and nbytes > config.queue_bytes:
-        raise ConfigurationError(f"queue_bytes: got {config.queue_bytes}; allowed: at least one capture, {nbytes}")
+    if nbytes and nbytes > queue_nbytes:
+        raise ConfigurationError(f"queue_bytes: got {queue_nbytes}; allowed: at least one capture, {nbytes}")
     if config.render is RenderTime.LATER and not isinstance(capture_format.renderer, ArchivableRenderer):
         raise ConfigurationError(
             'render: got "later"; allowed: "now", for a backend that takes pictures, or snapshots that no file can keep'
         )
 
 
-def _layout(config: RecorderConfig, streams: tuple[Stream, ...], description_nbytes: int) -> Layout:
+def _layout(config: RecorderConfig, streams: tuple[Stream, ...], description_nbytes: int, queue_nbytes: int) -> Layout:
     if len(streams) > MOST_STREAMS:
         raise ConfigurationError(f"backend: got {len(streams)} streams; allowed: at most {MOST_STREAMS}")
     nbytes = max(stream.capture_nbytes for stream in streams)
@@ -249,7 +271,8 @@ def _layout(config: RecorderConfig, streams: tuple[Stream, ...], description_nby
         record_count=1 << (records - 1).bit_length(),
         description_nbytes=description_nbytes,
         checkpoint_nbytes=_CHECKPOINT_NBYTES,
-        pool_nbytes=config.queue_bytes + in_hand + depth_nbytes + blocked + 4 * description_nbytes + _SPARE_POOL_NBYTES,
+        pool_nbytes=queue_nbytes + in_hand + depth_nbytes + blocked + 4 * description_nbytes + _SPARE_POOL_NBYTES,
+        queue_nbytes=queue_nbytes,
     )
 
 

@@ -138,6 +138,10 @@ class Statistics:
     """Captures that wait for a worker."""
     queue_depth_high_water: int
     queue_nbytes: int
+    queue_limit_nbytes: int
+    """Bytes of captures that may wait."""
+    memory_nbytes: int
+    """Memory that captures have taken up; it grows as they need it, and shrinks some seconds after the last clip."""
     worker_restarts: int
     capture: Percentiles = field(default_factory=Percentiles)
     """Time of a capture on the training thread."""

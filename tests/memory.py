@@ -11,7 +11,12 @@ from stepreel.transport.shared_memory import Layout, SharedMemory
 
 @contextmanager
 def make_memory(
-    *, pool_nbytes: int = 4096, records: int = 1024, checkpoint_nbytes: int = 2**20, description: bytes = b""
+    *,
+    pool_nbytes: int = 4096,
+    queue_nbytes: int | None = None,
+    records: int = 1024,
+    checkpoint_nbytes: int = 2**20,
+    description: bytes = b"",
 ) -> Iterator[SharedMemory]:
     """Yield shared memory; `records` of its journal are a power of two."""
     layout = Layout(
@@ -19,6 +24,7 @@ def make_memory(
         description_nbytes=len(description),
         checkpoint_nbytes=checkpoint_nbytes,
         pool_nbytes=pool_nbytes,
+        queue_nbytes=pool_nbytes if queue_nbytes is None else queue_nbytes,
     )
     memory = SharedMemory.create(layout, description)
     try:

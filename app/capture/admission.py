@@ -25,10 +25,10 @@ class Admission:
         self.depth_high_water = 0
         self._training, self._service = memory.training, memory.service
         self._pool = pool
-        self._queue_bytes = config.queue_bytes
+        self._queue_nbytes = memory.layout.queue_nbytes
         is_strict = config.drop_policy in (DropPolicy.BLOCK, DropPolicy.DROP_NEWEST)
         self._depth = config.queue_depth if is_strict else config.queue_depth + max(_LEAST_SLACK, config.queue_depth)
-        self._most_nbytes = config.queue_bytes if is_strict else memory.layout.pool_nbytes
+        self._most_nbytes = self._queue_nbytes if is_strict else memory.layout.pool_nbytes
 
     @property
     def depth(self) -> int:
@@ -42,7 +42,7 @@ class Admission:
 
     def fits(self, nbytes: int) -> bool:
         """Whether a capture of that size could ever be admitted."""
-        return nbytes <= self._queue_bytes
+        return nbytes <= self._queue_nbytes
 
     def is_wanted(self, request: CaptureRequest, stream: int) -> bool:
         """Whether a clip that the service has thinned still takes the frame."""

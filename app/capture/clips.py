@@ -100,6 +100,7 @@ class Clips:
         self._captures.lost(f"the backend failed: {error}")
 
     def _begin(self, stream: Stream, clip: ClipRequest) -> None:
+        self._words[TrainingWord.CLIPS_OPEN] += 1  # Before anything of it is leased.
         self._renew(stream)
         self._tell_backend(stream.begin, clip)
         began = ClipBegan(
@@ -146,9 +147,11 @@ class Clips:
             return
         self._tell_backend(stream_of(self.streams, clip.stream).end, clip)
         text = encode(ClipEnded(has_failed=failed, seconds=float(seconds), name=name))
-        self._captures.after_captures(
-            lambda: self._journal.write(Kind.CLIP_ENDED, clip=clip.clip_index, step=end_step, text=text)
-        )
+        self._captures.after_captures(lambda: self._tell_end(clip, end_step, text))
+
+    def _tell_end(self, clip: ClipRequest, end_step: int, text: bytes) -> None:
+        self._journal.write(Kind.CLIP_ENDED, clip=clip.clip_index, step=end_step, text=text)
+        self._words[TrainingWord.CLIPS_OPEN] -= 1
 
     def _end_changed(self, request: CaptureRequest) -> None:
         """End a clip whose simulator has become another one."""

@@ -29,7 +29,7 @@ class FramePool:
         self._free: list[tuple[int, int]] = [(memory.layout.pool, self.nbytes)]
         self._sharers: dict[int, int] = {}
         """By offset, how many slots besides one hold the memory there."""
-        self._end = memory.layout.nbytes
+        self._start, self._end = memory.layout.pool, memory.layout.nbytes
         self._service = memory.service
         self._touched = memory.layout.pool
         """Up to where this process has mapped the pages."""
@@ -72,7 +72,9 @@ class FramePool:
         self.take_back()
         free = self._free
         # The last extent is all that was never used, as a rule.
-        return bool(free) and (free[-1][1] >= nbytes + PAGE or self._place_for(aligned(nbytes)) is not None)
+        if free and free[-1][1] >= nbytes + PAGE and not self._service[ServiceWord.POOL_LIMIT]:
+            return True
+        return self._place_for(aligned(nbytes)) is not None
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -80,9 +82,10 @@ class FramePool:
         self._handed_over.clear()
 
     def _place_for(self, room: int) -> int | None:
-        for place, (_, free) in enumerate(self._free):
+        limit = self._service[ServiceWord.POOL_LIMIT] or self._end
+        for place, (offset, free) in enumerate(self._free):
             if free >= room:
-                return place
+                return place if offset + room <= limit else None
         return None
 
     def _take(self, nbytes: int) -> int | None:
@@ -95,6 +98,8 @@ class FramePool:
             del self._free[place]
         else:
             self._free[place] = (offset + nbytes, room - nbytes)
+        # The service may have given pages back since they were mapped.
+        self._touched = min(self._touched, max(self._service[ServiceWord.POPULATED], self._start))
         if offset + nbytes > self._touched:
             self._touch(offset, offset + nbytes)
         return offset

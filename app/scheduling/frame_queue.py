@@ -54,11 +54,14 @@ class FrameQueue(Generic[FrameT]):
         depth: Most frames that wait.
         nbytes: Most bytes that wait.
         policy: What happens to a frame for which there is no room.
+
+    Attributes:
+        nbytes_limit: Most bytes that wait; where it is lowered, what waits already stays.
     """
 
     def __init__(self, *, depth: int, nbytes: int, policy: DropPolicy) -> None:
         self._depth_limit = depth
-        self._nbytes_limit = nbytes
+        self.nbytes_limit = nbytes
         self._policy = policy
         self._waiting: dict[int, _ClipQueue[FrameT]] = {}
         self.grids: dict[int, int] = {}
@@ -107,10 +110,10 @@ class FrameQueue(Generic[FrameT]):
             yield from frames.frames()
 
     def _has_room(self, nbytes: int) -> bool:
-        return self.depth < self._depth_limit and self.nbytes + nbytes <= self._nbytes_limit
+        return self.depth < self._depth_limit and self.nbytes + nbytes <= self.nbytes_limit
 
     def _choose(self, frame: FrameT) -> Evictions:
-        if frame.nbytes > self._nbytes_limit:
+        if frame.nbytes > self.nbytes_limit:
             return REFUSED
         return choose_evictions(self._policy, self._waiting, self._oldest(self._waiting), (frame.clip, frame.pts))
 

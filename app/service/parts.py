@@ -15,6 +15,7 @@ from .checkpoint import Checkpointer
 from .clip_namer import ClipNamer
 from .dispatcher import Dispatcher
 from .journal_feed import JournalFeed
+from .pool_memory import PoolMemory
 from .published import Room, StatisticsWriter
 from .recording import Recording
 from .records import Records
@@ -48,6 +49,7 @@ class Parts:
     workers: Workers
     checkpointer: Checkpointer
     statistics: StatisticsWriter
+    pool_memory: PoolMemory
 
     @property
     def is_drained(self) -> bool:
@@ -154,6 +156,7 @@ def join_parts(
         workers=workers,
         checkpointer=checkpointer,
         statistics=StatisticsWriter(memory),
+        pool_memory=PoolMemory(description, memory, recording, feed, progress, threads, log),
     )
 
 

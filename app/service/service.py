@@ -36,7 +36,7 @@ from ..transport.messages import (
     ServiceDescription,
     decode,
 )
-from ..transport.shared_memory import ServiceWord, SharedMemory, TrainingWord, aligned
+from ..transport.shared_memory import ServiceWord, SharedMemory, TrainingWord
 from .channel import Channel
 from .lifecycle import Phase
 from .parts import join_parts
@@ -59,11 +59,6 @@ _IDLE_LOOK_S = 0.1
 _SPOOL_S = 0.25
 """Time from one write of snapshots to the next: a kill of everything takes what came since."""
 _PERCENTILES_S = 0.5
-_POPULATE_NBYTES = 8 << 20
-"""Memory that is faulted in at a time."""
-_AHEAD_NBYTES = 64 << 20
-_AHEAD_FRAMES = 16
-"""How far memory is faulted in ahead of use: captures that find it done take a third of the time."""
 _STATUS_S = 1.0
 
 
@@ -124,7 +119,7 @@ class RecordingService:
         tasks.start_soon(self._look_again_and_again)
         tasks.start_soon(self._name_and_spool)
         tasks.start_soon(self._announce_ready)
-        tasks.start_soon(self._populate)
+        tasks.start_soon(parts.pool_memory.run)
         step_log = StepLog(
             description.path, lambda: self._memory.training[TrainingWord.STEPS], parts.log, parts.threads
         )
@@ -143,7 +138,7 @@ class RecordingService:
             await self._take_over_clips()
             parts.log.warning("service.restarted", clips=len(parts.recording.works))
         else:
-            parts.log.info("session.opened", streams=self._describe_streams())
+            parts.log.info("session.opened", streams=self._describe_streams(), queue_bytes=description.queue_bytes)
             if description.folder_is_shared:
                 parts.log.warning("session.folder_shared", folder=str(description.path))
             await self._write_session()
@@ -295,23 +290,6 @@ class RecordingService:
             await parts.progress.wait(0.1)
         parts.publish_statistics(fresh=True)
         parts.recording.publish()
-
-    async def _populate(self) -> None:
-        """Fault the pool in, always some way ahead of what captures use of it."""
-        recording = self._parts.recording
-        takes_pixels = any(not source.renderer for source in self._parts.description.sources)
-        while True:
-            ahead = max(_AHEAD_NBYTES if takes_pixels else 0, _AHEAD_FRAMES * aligned(recording.capture_nbytes))
-            await self._populate_to(max(recording.used_nbytes - self._memory.layout.pool, 0) + ahead)
-            await self._parts.progress.wait()
-
-    async def _populate_to(self, nbytes: int) -> None:
-        start, words = self._memory.layout.pool, self._memory.service
-        end = min(start + nbytes, self._memory.layout.nbytes)
-        for place in range(max(words[ServiceWord.POPULATED], start), end, _POPULATE_NBYTES):
-            following = min(place + _POPULATE_NBYTES, end)
-            await self._parts.threads.run(self._memory.populate, place, following)
-            words[ServiceWord.POPULATED] = following
 
     async def _tell_status(self) -> None:
         """Keep a file beside the clips, while there is something to finish, from which `stepreel ps` tells how far."""

@@ -50,6 +50,12 @@ def launched_rank() -> int | None:
     return int(rank) if is_one_of_several else None
 
 
+def local_ranks() -> int:
+    """Return how many ranks a launcher such as torchrun has started on this machine; 1 where it does not say."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(int(count), 1) if count.isdecimal() else 1
+
+
 def append_crash(folder: Path, stem: str, text: str) -> None:
     """Note in the session's log that the recording service failed, where that can be written."""
     moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -37,10 +37,12 @@ RECORD_NBYTES = 64
 RELEASE_NBYTES = 8
 MOST_STREAMS = 64
 MOST_WORKERS = 64
-_HEADER = struct.Struct("<8sQQQQQQ")
+_HEADER = struct.Struct("<8sQQQQQQQ")
 _HEADER_OFFSET = 64
 _MADV_POPULATE_WRITE = 23
 """From `<linux/mman.h>`, Linux 5.14: faults pages in without changing what they hold."""
+_MADV_REMOVE = 9
+"""Likewise, for shared memory: takes pages away from every process that maps them."""
 _libc = ctypes.CDLL(None)
 
 
@@ -59,6 +61,8 @@ class TrainingWord:
     """Their bytes."""
     CLIPS = 5
     """Clips begun, the last seconds that are held not counted."""
+    CLIPS_OPEN = 6
+    """Clips that training captures, or is about to: at 0 it leases nothing of the pool."""
 
 
 class ServiceWord:
@@ -79,6 +83,8 @@ class ServiceWord:
     """Checkpoints written; the last one lies at this number's parity."""
     POPULATED = 7
     """Offset up to which the pool's pages are there."""
+    POOL_LIMIT = 8
+    """Offset up to which training may lease; 0: all of the pool."""
     GRIDS = 16
     """One word for each stream: index of a clip, shifted left by 8, and the power of two of the grid that it was
     thinned to."""
@@ -98,6 +104,8 @@ class Layout:
     checkpoint_nbytes: int
     """Bytes of one of the two checkpoints."""
     pool_nbytes: int
+    queue_nbytes: int
+    """Bytes of captures that may wait for a worker: less than the pool has, since workers have some in hand."""
 
     @property
     def release_count(self) -> int:
@@ -213,11 +221,20 @@ class SharedMemory:
         start, end = start // PAGE * PAGE, min(aligned(end), self.layout.nbytes)
         if self.map is None or start >= end:
             return
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map)) + start
-        # Not mmap.madvise, which holds the GIL meanwhile.
-        if _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(end - start), _MADV_POPULATE_WRITE):
+        if not self._advise(start, end, _MADV_POPULATE_WRITE):
             with suppress(OSError):
                 os.posix_fallocate(self.fd, start, end - start)
+
+    def give_back(self, start: int, end: int) -> None:
+        """Give whole pages from `start` to `end` [bytes] back to the system; what they held is lost. Blocks."""
+        self._advise(start, end, _MADV_REMOVE)
+
+    def _advise(self, start: int, end: int, advice: int) -> bool:
+        if self.map is None:
+            return False
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map)) + start
+        # Not mmap.madvise, which holds the GIL meanwhile.
+        return not _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(end - start), advice)
 
     def close(self) -> None:
         """Let go of the memory; a second call does what an interrupted one left. Others keep their own mapping."""

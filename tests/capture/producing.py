@@ -119,5 +119,5 @@ def producing(
 ) -> Iterator[Producing]:
     """Yield a producer of one clip of many steps."""
     config = RecorderConfig(output_dir="unused", **{"video_length": 1000, **settings}, video_interval=video_interval)
-    with make_memory(pool_nbytes=pool_nbytes) as memory:
+    with make_memory(pool_nbytes=pool_nbytes, queue_nbytes=settings.get("queue_bytes")) as memory:
         yield Producing(config, backend, memory)

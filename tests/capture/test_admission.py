@@ -18,8 +18,8 @@ STRICT = [DropPolicy.BLOCK, DropPolicy.DROP_NEWEST]
 LOOSE = [DropPolicy.DROP_OLDEST, DropPolicy.THIN]
 
 
-def admission_of(memory: SharedMemory, policy: DropPolicy, depth: int = 4, nbytes: int = 10**6) -> Admission:
-    config = RecorderConfig(output_dir="unused", drop_policy=policy, queue_depth=depth, queue_bytes=nbytes)
+def admission_of(memory: SharedMemory, policy: DropPolicy, depth: int = 4) -> Admission:
+    config = RecorderConfig(output_dir="unused", drop_policy=policy, queue_depth=depth)
     return Admission(config, memory, FramePool(memory))
 
 
@@ -37,8 +37,8 @@ def request(pts: int, clip: int = 5) -> CaptureRequest:
 def test_block_and_drop_newest_are_held_to_the_limits_exactly(
     policy: DropPolicy, depth: int, nbytes: int, actions: list[int | None]
 ) -> None:
-    with make_memory(pool_nbytes=2**20) as memory:
-        admission = admission_of(memory, policy, depth, nbytes)
+    with make_memory(pool_nbytes=2**20, queue_nbytes=nbytes) as memory:
+        admission = admission_of(memory, policy, depth)
         waiting: list[int] = []
         for size in actions:
             if size is None:
@@ -70,7 +70,7 @@ def test_what_drops_from_the_queue_lets_more_in_until_the_service_has_looked(pol
 
 @pytest.mark.parametrize("policy", DropPolicy)
 def test_nothing_is_admitted_that_finds_no_memory(policy: DropPolicy) -> None:
-    with make_memory(pool_nbytes=2 * 4096) as memory:
+    with make_memory(pool_nbytes=2 * 4096, queue_nbytes=10**6) as memory:
         admission = admission_of(memory, policy)
         assert admission.has_room(2 * 4096)
         assert not admission.has_room(2 * 4096 + 1)

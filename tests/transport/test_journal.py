@@ -48,7 +48,9 @@ class Journal(RuleBasedStateMachine):
 
     @initialize(power=st.integers(7, 9))
     def open(self, power: int) -> None:
-        layout = Layout(record_count=1 << power, description_nbytes=0, checkpoint_nbytes=PAGE, pool_nbytes=PAGE)
+        layout = Layout(
+            record_count=1 << power, description_nbytes=0, checkpoint_nbytes=PAGE, pool_nbytes=PAGE, queue_nbytes=PAGE
+        )
         self.memory = SharedMemory.create(layout, b"")
         self.count = 1 << power
         self.writer, self.reader = JournalWriter(self.memory), JournalReader(self.memory)

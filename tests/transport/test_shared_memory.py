@@ -88,7 +88,9 @@ def test_no_two_parts_share_a_page_and_no_two_words_a_place() -> None:
 
 
 def test_closing_that_is_interrupted_anywhere_lets_go_of_all_the_second_time() -> None:
-    layout = Layout(record_count=1024, description_nbytes=0, checkpoint_nbytes=PAGE, pool_nbytes=PAGE)
+    layout = Layout(
+        record_count=1024, description_nbytes=0, checkpoint_nbytes=PAGE, pool_nbytes=PAGE, queue_nbytes=PAGE
+    )
     before = descriptors()
     for memory in interrupt_everywhere(lambda: SharedMemory.create(layout, b""), SharedMemory.close):
         memory.close()
