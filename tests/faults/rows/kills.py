@@ -211,10 +211,23 @@ def kill_everything_with_snapshots(one: Try) -> int:
     slow=True,
 )
 def kill_everything_of_ant(one: Try) -> int:
+    return _killed_with_all(one, "ant", most_steps=500)
+
+
+@row(
+    "Kill everything of a Newton simulation at once: after `stepreel recover`, at most the last second is missing.",
+    tries=2,
+    slow=True,
+)
+def kill_everything_of_newton(one: Try) -> int:
+    return _killed_with_all(one, "newton", most_steps=200)
+
+
+def _killed_with_all(one: Try, simulator: str, most_steps: int) -> int:
     config = {**_WAITING, "width": 320, "height": 240}
-    training = one.start(config=config, simulator="ant", period_s=0.001)
-    training.wait_until(lambda: training.progress.get("is_open"), "the recorder was open", 60.0)
-    training.wait_steps(one.random.randint(1, 500))
+    training = one.start(config=config, simulator=simulator, period_s=0.001)
+    training.wait_until(lambda: training.progress.get("is_open"), "the recorder was open", 120.0)
+    training.wait_steps(one.random.randint(1, most_steps))
     return _recovered_but_for_the_last_second(one, training, config, every=0)
 
 
