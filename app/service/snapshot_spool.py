@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 
 from ..clip import DropCause, SnapshotFile
 from ..errors import OutputError
@@ -13,6 +14,7 @@ from ..transport.messages import ServiceDescription, SourceDescription
 from .accounting import KEPT_CAUSES
 from .session_log import SessionLog
 from .threads import Threads
+from .waking import Notifier
 from .work import ClipWork, Frame
 
 Bytes = Callable[[Frame], memoryview]
@@ -56,6 +58,8 @@ class SnapshotSpool:
         self._nbytes = 0
         self._writers: dict[int, SnapshotWriter] = {}
         self._failed: set[int] = set()
+        self._is_at_work = False
+        self._freed = Notifier()
 
     @property
     def has_waiting(self) -> bool:
@@ -88,36 +92,35 @@ class SnapshotSpool:
 
     async def write(self) -> None:
         """Write what waits of clips that have a name."""
-        for index in [index for index, (work, _) in self._waiting.items() if work.progress.is_named]:
-            work, frames = self._waiting.pop(index)
-            try:
-                await self._threads.run(self._write, work, frames)
-            except OutputError as exc:
-                self._fail(work, exc)
-            finally:
-                self._forget(frames)
+        async with self._alone():
+            for work in [work for work, _ in self._waiting.values() if work.progress.is_named]:
+                await self._write_waiting(work)
 
     async def close(self, work: ClipWork) -> SnapshotFile | None:
-        """Finish a clip's file, after a last `write`: only what nobody has drawn stays. Returns what it holds."""
-        self._forget(self._waiting.pop(work.index, (work, []))[1])
-        self._failed.discard(work.index)
-        writer = self._writers.pop(work.index, None)
-        if writer is None:
-            return None
-        try:
-            return await self._threads.run(writer.close, work.progress.missing_for(KEPT_CAUSES))
-        except OutputError as exc:
-            writer.abandon()
-            self._fail(work, exc)
-            return None
+        """Finish a clip's file: only what nobody has drawn stays. Returns what it holds."""
+        async with self._alone():
+            if self.keeps(work):
+                await self._write_waiting(work)
+            self._forget(self._waiting.pop(work.index, (work, []))[1])
+            self._failed.discard(work.index)
+            writer = self._writers.pop(work.index, None)
+            if writer is None:
+                return None
+            try:
+                return await self._threads.run(writer.close, work.progress.missing_for(KEPT_CAUSES))
+            except OutputError as exc:
+                writer.abandon()
+                self._fail(work, exc)
+                return None
 
     async def discard(self, work: ClipWork) -> None:
         """Remove the file of a clip that is not to be kept."""
-        self._forget(self._waiting.pop(work.index, (work, []))[1])
-        self._failed.discard(work.index)
-        writer = self._writers.pop(work.index, None)
-        if writer:
-            await self._threads.run(writer.discard)
+        async with self._alone():
+            self._forget(self._waiting.pop(work.index, (work, []))[1])
+            self._failed.discard(work.index)
+            writer = self._writers.pop(work.index, None)
+            if writer:
+                await self._threads.run(writer.discard)
 
     def resume(self, work: ClipWork) -> None:
         """Go on with the file of a clip that a service before this one had in work. Blocks."""
@@ -144,6 +147,28 @@ class SnapshotSpool:
     def _is_archivable(self, work: ClipWork) -> bool:
         source = self._sources.get(work.source)
         return source is not None and source.archive is not None
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Wait until no other task has a thread at work: what is being written must not be closed meanwhile."""
+        while self._is_at_work:
+            await self._freed.wait()
+        self._is_at_work = True
+        try:
+            yield
+        finally:
+            self._is_at_work = False
+            self._freed.notify()
+
+    async def _write_waiting(self, work: ClipWork) -> None:
+        frames = self._waiting.pop(work.index, (work, []))[1]
+        try:
+            if frames:
+                await self._threads.run(self._write, work, frames)
+        except OutputError as exc:
+            self._fail(work, exc)
+        finally:
+            self._forget(frames)
 
     def _forget(self, frames: Iterable[Frame]) -> None:
         for frame in frames:
