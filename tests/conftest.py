@@ -47,6 +47,15 @@ def default_log() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.fixture(autouse=True)
+def own_scheduling() -> Iterator[None]:
+    """Take away what an encoder gave to the thread that tests run on: SVT-AV1 makes it real-time, where it may."""
+    policy = os.sched_getscheduler(0)
+    yield
+    if os.sched_getscheduler(0) != policy:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
 @pytest.fixture
 def output_dir(tmp_path: Path) -> Path:
     """A folder for clips that is not there yet."""

@@ -15,6 +15,7 @@ from .cpus import for_own_threads
 _LOW = 10
 """Added to the nice value, for the priority "low"."""
 _MOST_NICE = 19
+_REAL_TIME = {getattr(os, name) for name in ("SCHED_FIFO", "SCHED_RR") if hasattr(os, name)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,20 @@ class Priorities:
             with self._lock:
                 self._before = None
                 for_own_threads(lambda thread: before.get(thread, self._lowered).give_to(thread))
+
+    def keep(self) -> None:
+        """Take away what lets a thread of a library run before training: SVT-AV1 makes its own real-time, where it may.
+
+        To be done again and again: encoders make threads whenever they are opened.
+        """
+        with self._lock:
+            share = self._lowered if self._before is None else self._normal
+            for_own_threads(lambda thread: self._take_real_time(thread, share))
+
+    def _take_real_time(self, thread: int, share: _Share) -> None:
+        own = _Share.of(thread)
+        if own.policy in _REAL_TIME and own.policy != self._normal.policy:
+            share.give_to(thread)
 
     def _make_normal(self, thread: int, before: dict[int, _Share]) -> None:
         before[thread] = _Share.of(thread)

@@ -67,6 +67,7 @@ class Watch:
 
     def _look(self) -> None:
         self._apart.keep()
+        self._priorities.keep()
         is_free = self._memory[SOMEBODY_WAITS] != 0
         if is_free and self._unrestrained is None:
             self._unrestrained = ExitStack()

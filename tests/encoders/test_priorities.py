@@ -95,6 +95,36 @@ def test_threads_that_libraries_make_go_along_whenever_they_were_made() -> None:
     assert done.stdout.splitlines() == ["[0, 0] 0", "[5, 5, 5] 5", "0"]
 
 
+@needs_privilege
+def test_an_encoder_that_makes_itself_real_time_does_not_stay_so() -> None:
+    program = """
+import os
+import av, numpy as np
+from stepreel import WorkerPriority
+from stepreel.encoders.priorities import Priorities
+
+def policies():
+    return sorted({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")})
+
+priorities = Priorities()
+priorities.lower(WorkerPriority.IDLE)
+with av.open(os.devnull, "w", format="mp4") as container:
+    stream = container.add_stream("libsvtav1", rate=30)
+    stream.width = stream.height = 64
+    for _ in range(3):
+        stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24"))
+    print(os.SCHED_FIFO in policies())
+    priorities.keep()
+    print(os.SCHED_FIFO in policies(), os.sched_getscheduler(0))
+    with priorities.normal():
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        priorities.keep()
+        print(policies())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True", "False 5", "[0]"]
+
+
 def test_what_is_not_permitted_is_left_in_silence() -> None:
     program = """
 import os, threading
