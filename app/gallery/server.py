@@ -149,10 +149,14 @@ def picture_version(found: FoundClip) -> str:
 
 
 def _addresses(found: FoundClip) -> Sources | None:
-    if not (found.files or found.part):
+    if not found.files and (not found.part or found.nbytes < _HEAD_NBYTES):
         return None
     name, version = quote(found.clip.name, safe=""), picture_version(found)
     return Sources(poster=f"./-/poster/{name}?{version}", strip=f"./-/strip/{name}?{version}")
+
+
+_HEAD_NBYTES = 2048
+"""A segment that is shorter holds no frame yet: its description alone takes half of that."""
 
 
 class _Handler(BaseHTTPRequestHandler):
