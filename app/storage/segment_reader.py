@@ -143,7 +143,7 @@ class _HeadOfFile:
         offset = frame_count = 0
         is_head = True
         has_frames = False
-        while (box := self._box_at(offset)) and box.end <= file_nbytes:
+        while (box := self._box_at(offset)) and box.end <= file_nbytes and not self._is_blank_description(box):
             self.has_index |= box.kind == b"moov"
             self.is_finished |= box.kind == b"moov" and has_frames
             has_frames |= box.kind == b"mdat"
@@ -152,9 +152,21 @@ class _HeadOfFile:
                 raise ValueError("it says that it has more frames than bytes")
             is_head &= box.kind == b"ftyp" if offset == 0 else box.kind in (b"free", b"moov")
             offset = box.end
-        is_cut = box is not None or file_nbytes - offset < _BOX_HEAD_NBYTES
+        is_cut = box is not None or file_nbytes - offset < _BOX_HEAD_NBYTES or self._is_blank_from(offset)
         self.is_beginning = is_head and is_cut and (box is None or box.kind in _HEAD_KINDS)
         return file_nbytes if box and box.kind == b"mdat" else offset
+
+    def _is_blank_description(self, box: _Box) -> bool:
+        # The label comes last in it.
+        return box.kind == b"moov" and self._is_blank_from(box.end - _BOX_HEAD_NBYTES)
+
+    def _is_blank_from(self, offset: int) -> bool:
+        """Return whether nothing but zeros follows: a power cut took what was written, and left the file's length."""
+        self._file.seek(offset)
+        while block := self._file.read(_SCAN_NBYTES):
+            if block.strip(b"\0"):
+                return False
+        return True
 
     def _announced_frames(self, offset: int, box: _Box) -> int:
         """Return how many frames a box says that there are, at most."""

@@ -321,13 +321,13 @@ def test_a_reserved_name_with_an_open_segment_without_a_frame_is_free_again(tmp_
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["zeros", "no head", "no video"])
+@pytest.mark.parametrize("damage", ["no head", "no video"])
 def test_an_open_segment_that_can_not_be_read_stays_and_is_told_of_every_time(tmp_path: Path, damage: str) -> None:
     leave_clip(tmp_path, 75)
     leave_clip(tmp_path, 25, "other")
     part = tmp_path / f"{NAME}.002.mp4.part"
     data = part.read_bytes()
-    damaged = {"zeros": bytes(len(data)), "no head": bytes(1500) + data[1500:], "no video": b"not a video" * 50}
+    damaged = {"no head": bytes(1500) + data[1500:], "no video": b"not a video" * 50}
     part.write_bytes(damaged[damage])
     recovery = recover_twice(tmp_path)
     (problem,) = recovery.problems
@@ -446,6 +446,27 @@ def test_a_data_loader_that_outlives_its_training_is_no_recorder(tmp_path: Path)
         holder.kill()
         holder.wait()
         recover_whole(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 500])
+def test_a_segment_of_which_a_power_cut_left_only_the_length_is_removed(tmp_path: Path, kept: int) -> None:
+    clip = leave_clip(tmp_path, 25)
+    assert clip.open_segment
+    part = tmp_path / clip.open_segment
+    data = part.read_bytes()
+    part.write_bytes(data[:kept] + bytes(len(data) - kept))
+    recovery = recover_whole(tmp_path)
+    assert not part.exists()
+    assert recovery.problems == ()
+
+
+def test_a_segment_that_is_damaged_is_left_as_it_is(tmp_path: Path) -> None:
+    clip = leave_clip(tmp_path, 25)
+    assert clip.open_segment
+    part = tmp_path / clip.open_segment
+    part.write_bytes(b"damage" * 1000)
+    assert recover(tmp_path).problems
+    assert part.read_bytes() == b"damage" * 1000
 
 
 def test_a_lock_that_is_let_go_leaves_nothing_behind(tmp_path: Path) -> None:
