@@ -22,6 +22,7 @@ _BOX_HEAD_NBYTES = 8
 _HEAD_KINDS = (b"ftyp", b"free", b"moov", b"mdat")
 """What a segment holds up to the end of its first fragment."""
 _SCAN_NBYTES = 2**20
+_MOST_BLANK_NBYTES = 2**26
 _FRAME_COUNT = re.compile(rb"(?=trun.{4}(.{4})|st(?:sz|z2).{8}(.{4})|cmov)", re.DOTALL)
 """Where a description says how many frames follow (wherever it hides), or is packed so that nobody sees."""
 
@@ -162,6 +163,8 @@ class _HeadOfFile:
 
     def _is_blank_from(self, offset: int) -> bool:
         """Return whether nothing but zeros follows: a power cut took what was written, and left the file's length."""
+        if os.fstat(self._file.fileno()).st_size - offset > _MOST_BLANK_NBYTES:
+            return False  # No fragment is that large; a file that somebody made may be, at no cost.
         self._file.seek(offset)
         while block := self._file.read(_SCAN_NBYTES):
             if block.strip(b"\0"):

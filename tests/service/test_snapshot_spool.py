@@ -89,7 +89,8 @@ async def test_a_clip_that_is_closed_while_another_task_writes_keeps_all(
     monkeypatch.setattr(SnapshotSpool, "_about", lambda self, work: work.progress.name)
     monkeypatch.setattr(SlowWriter, "written", {})
     of = Spool(tmp_path, durable=durable)
-    spool, closed = of.spool, {}
+    spool = of.spool
+    closed: dict[int, Any] = {}
 
     async def write_again_and_again() -> None:
         while len(closed) < len(of.works):
