@@ -21,7 +21,7 @@ from stepreel.service.threads import Threads
 from stepreel.service.worker_process import WorkerProcess, WorkerSetup
 from stepreel.transport.messages import Deadlines
 
-from .recordings import check_clip, is_balanced, poll_until, service_of, worker_of
+from .recordings import check_clip, is_balanced, poll_until, service_of, worker_of, workers_of
 
 
 def wait_for_encoded(recorder: Recorder, frames: int) -> None:
@@ -394,3 +394,13 @@ def test_a_worker_that_rests_when_closing_is_cancelled_closes_its_segment(output
         assert training.wait(timeout=20) != 0
     assert len(list(output_dir.glob("*.mp4"))) == 1
     assert not list(output_dir.glob("*.mp4.part"))
+
+
+def test_a_worker_that_is_killed_before_it_is_ready_costs_no_frame(output_dir: Path) -> None:
+    config = RecorderConfig(output_dir=output_dir, video_length=20, video_interval=20, worker_count=2)
+    with Recorder(config, SyntheticBackend(snapshot=True)) as recorder:
+        poll_until(lambda: len(workers_of()) == 2)
+        workers_of()[-1].kill()
+        for _ in range(80):
+            recorder.step()
+    assert [clip.frames.encoded for clip in recorder.summary().clips] == [20] * 4

@@ -142,6 +142,8 @@ class Workers:
 
     def _note_start(self, slot: WorkerSlot, status: int, output: str) -> None:
         """Note why a worker did not get ready, where it has not said so itself."""
+        if status < 0 and slot.losses + 1 < MOST_LOSSES:
+            return  # Somebody killed it: no fault of its own, and another one is started.
         if not (slot.is_ready or slot.problem or self.are_ending):
             slot.problem = f"the worker ended with status {status} before it was ready: {output}"
 
