@@ -105,7 +105,7 @@ def only_step_mujoco(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Sess
 
 
 @contextmanager
-def copy_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+def draw_and_copy(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
     """Copy each picture once, into shared memory for half a clip, as any recorder in another process has to."""
     memory = mmap.mmap(-1, plan.queue_frames * plan.picture_nbytes)
     slots = np.frombuffer(memory, np.uint8).reshape(plan.queue_frames, plan.height, plan.width, 3)
@@ -116,58 +116,38 @@ def copy_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Sess
         if plan.is_captured(number):
             np.copyto(slots[number % plan.queue_frames], env.render())
 
-    with _beside_load(plan, folder, step) as session:
-        yield session
+    yield Session(step=step)
 
 
-@contextmanager
-def only_step_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
-    with _beside_load(plan, folder, lambda number: env.step(0)) as session:
-        yield session
+def beside_load(setup: Setup) -> Setup:
+    """Return the same loop beside a program that encodes at idle priority, in clips and gaps, and stands still else."""
 
+    @contextmanager
+    def loaded(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
+        plan_path = folder.parent / "load.json"
+        plan.save(plan_path)
+        command = [sys.executable, "-m", "peers.load", str(plan_path), str(os.getpid())]
+        command.append(str(threading.get_native_id()))
+        with setup(plan, env, folder) as session, subprocess.Popen(command, stdout=subprocess.PIPE) as load:
+            assert load.stdout
+            load.stdout.readline()
+            load.send_signal(signal.SIGSTOP)
+            is_running = False
 
-@contextmanager
-def only_step_newton_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
-    from .cart_poles import CartPoles
+            def step(number: int) -> None:
+                nonlocal is_running
+                is_wanted = plan.phase(number) in (Phase.CLIP, Phase.GAP)
+                if is_wanted is not is_running:
+                    is_running = is_wanted
+                    load.send_signal(signal.SIGCONT if is_wanted else signal.SIGSTOP)
+                session.step(number)
 
-    simulation = CartPoles()
-    with _beside_load(plan, folder, lambda number: simulation.step()) as session:
-        yield session
+            try:
+                yield Session(step=step, finish=session.finish)
+            finally:
+                load.kill()
 
-
-@contextmanager
-def only_step_mujoco_beside_load(plan: Plan, env: PictureEnv, folder: Path) -> Iterator[Session]:
-    from .humanoids import Humanoids
-
-    simulation = Humanoids()
-    with _beside_load(plan, folder, lambda number: simulation.step()) as session:
-        yield session
-
-
-@contextmanager
-def _beside_load(plan: Plan, folder: Path, train: Callable[[int], object]) -> Iterator[Session]:
-    """Train beside a program that encodes at idle priority, in clips and the gaps after them, and stands still else."""
-    plan_path = folder.parent / "load.json"
-    plan.save(plan_path)
-    command = [sys.executable, "-m", "peers.load", str(plan_path), str(os.getpid()), str(threading.get_native_id())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as load:
-        assert load.stdout
-        load.stdout.readline()
-        load.send_signal(signal.SIGSTOP)
-        is_running = False
-
-        def step(number: int) -> None:
-            nonlocal is_running
-            is_wanted = plan.phase(number) in (Phase.CLIP, Phase.GAP)
-            if is_wanted is not is_running:
-                is_running = is_wanted
-                load.send_signal(signal.SIGCONT if is_wanted else signal.SIGSTOP)
-            train(number)
-
-        try:
-            yield Session(step=step)
-        finally:
-            load.kill()
+    return loaded
 
 
 @contextmanager
@@ -435,20 +415,20 @@ PEERS: dict[str, Peer] = {
     ),
     "drawn_loaded": Peer(
         title="no recorder, pictures copied once, an encoder beside it",
-        setup=copy_beside_load,
+        setup=beside_load(draw_and_copy),
         modules=("stepreel", "av"),
         records=False,
     ),
     "undrawn_loaded": Peer(
         title="no recorder, nothing drawn, an encoder beside it",
-        setup=only_step_beside_load,
+        setup=beside_load(only_step),
         without="undrawn",
         modules=("stepreel", "av"),
         records=False,
     ),
     "newton_loaded": Peer(
         title="no recorder, a Newton simulation, an encoder beside it",
-        setup=only_step_newton_beside_load,
+        setup=beside_load(only_step_newton),
         without="newton",
         modules=("newton", "warp", "stepreel", "av"),
         environment="own",
@@ -456,7 +436,7 @@ PEERS: dict[str, Peer] = {
     ),
     "mujoco_loaded": Peer(
         title="no recorder, MuJoCo simulations, an encoder beside it",
-        setup=only_step_mujoco_beside_load,
+        setup=beside_load(only_step_mujoco),
         without="mujoco",
         modules=("mujoco", "gymnasium.envs.mujoco", "stepreel", "av"),
         environment="own",
