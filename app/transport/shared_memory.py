@@ -30,7 +30,7 @@ from typing import Literal
 from ..errors import WorkerError
 
 MAGIC = b"stepreel"
-VERSION = 1
+VERSION = 2
 """Of this layout and of the records in the journal: two processes of different versions refuse one another."""
 PAGE = 4096
 RECORD_NBYTES = 64

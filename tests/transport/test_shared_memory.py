@@ -13,6 +13,7 @@ from stepreel.transport.shared_memory import (
     MOST_STREAMS,
     MOST_WORKERS,
     PAGE,
+    VERSION,
     Layout,
     ServiceWord,
     SharedMemory,
@@ -44,7 +45,7 @@ def test_another_mapping_sees_the_same_memory() -> None:
     ("offset", "value"),
     [
         (HEADER, b"stepreeL"),
-        (HEADER + 8, struct.pack("<Q", 2)),
+        (HEADER + 8, struct.pack("<Q", VERSION + 1)),
         (HEADER + 16, struct.pack("<Q", 4096)),
         (HEADER + 24, struct.pack("<Q", 1000)),
         (HEADER + 48, struct.pack("<Q", 2**40)),
