@@ -30,6 +30,8 @@ _READ_S = 0.5
 _MOST_PICTURES = 600
 """Clips whose pictures are kept in memory."""
 _BLOCK_NBYTES = 2**18
+_HEAD_NBYTES = 2048
+"""A segment that is shorter holds no frame yet: its description alone takes half of that."""
 _IDLE_S = 60.0
 _MOST_CONNECTIONS = 64
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
@@ -153,10 +155,6 @@ def _addresses(found: FoundClip) -> Sources | None:
         return None
     name, version = quote(found.clip.name, safe=""), picture_version(found)
     return Sources(poster=f"./-/poster/{name}?{version}", strip=f"./-/strip/{name}?{version}")
-
-
-_HEAD_NBYTES = 2048
-"""A segment that is shorter holds no frame yet: its description alone takes half of that."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,9 +1,9 @@
 """The pool's memory: faulted in ahead of use, within what the machine has left, and given back after a clip.
 
 Giving it back must never take a page that training writes to. So the service first publishes a limit, above which
-training leases nothing, then waits for longer than a lease takes, then looks whether training captures anything: if it
-does not, whatever it leases from now on lies below the limit, because training says that it captures before it reads
-the limit.
+training leases nothing, then waits until a word that training has just written is certainly seen, then looks whether
+training captures anything. If it does not, whatever training leases from now on lies below the limit, because training
+says that it captures before it reads the limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOOK_S = 1.0
 _KEPT_S = 5.0
 """How long nothing may be recorded before memory is given back: the next clip would have it faulted in again."""
 _LEASE_S = 0.1
-"""Longer than training may take from reading the limit to saying that it captures."""
+"""Longer than any processor takes to show another one what it has written, by far."""
 _RESERVE_SHARE = 8
 """Of the queue's bytes one part in so many has to be available beside it, or the queue grows no more."""
 
@@ -108,9 +108,10 @@ class PoolMemory:
         """Fault in what captures will use next, as long as the machine has memory left."""
         words = self._words
         end = min(max(self._recording.used_nbytes, self._start) + self._ahead, self._memory.layout.nbytes)
-        for place in range(max(words[ServiceWord.POPULATED], self._start), end, _PIECE_NBYTES):
-            if not await self._may_grow():
-                return
+        start = max(words[ServiceWord.POPULATED], self._start)
+        if start >= end or not await self._may_grow():
+            return
+        for place in range(start, end, _PIECE_NBYTES):
             following = min(place + _PIECE_NBYTES, end)
             await self._threads.run(self._memory.populate, place, following)
             words[ServiceWord.POPULATED] = following
